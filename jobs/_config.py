@@ -1,0 +1,321 @@
+"""The config of every job: its schema, how it is read, and what is said about a wrong one.
+
+The schema here is the truth; the descriptions of its fields are the documentation. Model settings have no defaults
+here: what a file leaves out is unset, and the estimator's own default holds (`Model.settings` gives what was set).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from jobs._config_errors import messages
+from jobs._yaml import Tree, read_tree
+from nimc_spark.data.declarations import parse_declarations
+from nimc_spark.errors import UsageError
+from nimc_spark.io.prepare import Columns, Duplicates
+from nimc_spark.io.sources import Source as ReadableSource
+from nimc_spark.io.sources import check_options
+from nimc_spark.kernels.activations import ACTIVATION_NAMES, activation
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _value_error(check: Any, *arguments: Any) -> Any:
+    """The result of `check`; pydantic collects ValueErrors only, so a UsageError becomes one."""
+    try:
+        return check(*arguments)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _declarations(raw: Any) -> Any:
+    return _value_error(parse_declarations, raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else raw
+
+
+def _activation(name: str) -> str:
+    _value_error(activation, name)
+    return name
+
+
+def _text(value: Any) -> Any:
+    """Spark options are strings; YAML's true, 1 and 0.5 are meant as such."""
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
+
+
+def _one_of(**kinds: type | tuple[type, ...]) -> Any:
+    """Chooses a union's member by the kind of value, so that an error speaks of the member that was meant."""
+
+    def kind_of(value: Any) -> str:
+        return next((f"<{name}>" for name, kind in kinds.items() if isinstance(value, kind)), f"<{next(iter(kinds))}>")
+
+    return Discriminator(kind_of)
+
+
+# As a config spells them and, for writing one out again, as they are held.
+_MAPPING, _LIST = (dict, BaseModel), (list, tuple)
+
+OptionValue = Annotated[str, BeforeValidator(_text)]
+ActivationName = Annotated[str, AfterValidator(_activation)]
+Declarations = Annotated[tuple[Any, ...], BeforeValidator(_declarations)]
+Strength = Annotated[float, Field(ge=0, description="a number from 0")]
+
+
+class Source(_Section):
+    """One raw table."""
+
+    path: str = Field(min_length=1, description="file or folder; a relative one starts at the working directory")
+    format: Literal["csv", "json", "parquet", "delta"] = Field("csv", description="csv, json, parquet or delta")
+    options: dict[str, OptionValue] = Field({}, description="options of Spark's reader, such as sep, header, encoding")
+    ddl: str | None = Field(
+        None, alias="schema", description='columns and types, "user_id INT, age INT"; csv and json need it'
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Source:
+        if self.format in ("csv", "json") and self.ddl is None:
+            raise ValueError(f'{self.format} needs a schema, such as schema: "user_id INT, item_id INT, rating DOUBLE"')
+        _value_error(check_options, self.options)
+        return self
+
+    def readable(self) -> ReadableSource:
+        """The same for `nimc_spark.io.sources.read_source`."""
+        return ReadableSource(self.path, self.format, dict(self.options), self.ddl)
+
+
+class Sources(_Section):
+    """The raw tables; without `users` or `items` that side has ids only."""
+
+    ratings: Source = Field(description="one row a rating")
+    users: Source | None = Field(None, description="one row a user, with its attributes")
+    items: Source | None = Field(None, description="one row an item, with its attributes")
+
+
+class ColumnNames(_Section):
+    """Names of the columns in the raw tables; the tables of the lake have fixed names instead."""
+
+    user: str = Field(min_length=1, description="user id, in ratings and users")
+    item: str = Field(min_length=1, description="item id, in ratings and items")
+    rating: str = Field(min_length=1, description="the rating, a number")
+    weight: str | None = Field(None, min_length=1, description="weight of a rating, a number from 0")
+    time: str | None = Field(None, min_length=1, description="when it was rated: a number, date or timestamp")
+    title: str | None = Field(None, min_length=1, description="column of items to show people, in samples")
+
+
+class Features(_Section):
+    """Feature declarations of each side (`nimc_spark.data.declarations`)."""
+
+    users: Declarations = Field((), description="a list of declarations, such as {kind: one_hot, column: gender}")
+    items: Declarations = Field((), description="a list of declarations, such as {kind: id}")
+
+
+class Split(_Section):
+    """Which ratings are held out; `train` uses the others and `evaluate` these."""
+
+    by: Literal["user", "item", "both", "time", "random"] = Field(
+        "user", description="user, item, both, time or random"
+    )
+    fraction: float = Field(0.2, gt=0, lt=1, description="a number between 0 and 1")
+    seed: int = Field(0, description="an integer")
+
+
+class SidesActivation(_Section):
+    """One activation a side."""
+
+    users: ActivationName = Field(description=", ".join(ACTIVATION_NAMES))
+    items: ActivationName = Field(description=", ".join(ACTIVATION_NAMES))
+
+
+class GroupPenalty(_Section):
+    """L2 of one feature group: of its factor rows and of its linear rows."""
+
+    factors: Strength | None = None
+    linear: Strength | None = None
+
+
+GroupStrength = Annotated[
+    Annotated[float, Field(ge=0), Tag("<number>")] | Annotated[GroupPenalty, Tag("<mapping>")],
+    _one_of(number=float, mapping=_MAPPING),
+]
+SideStrength = Annotated[
+    Annotated[float, Field(ge=0), Tag("<number>")] | Annotated[dict[str, GroupStrength], Tag("<mapping>")],
+    _one_of(number=float, mapping=_MAPPING),
+]
+
+
+class Penalty(_Section):
+    """L2 by side and feature group, in sum form."""
+
+    users: SideStrength | None = Field(None, description="a number, or {group: number or {factors:, linear:}}")
+    items: SideStrength | None = Field(None, description="a number, or {group: number or {factors:, linear:}}")
+    power: float | None = Field(None, ge=0, le=1, description="exponent of a feature's count, 0 to 1")
+    linear: Strength | None = Field(None, description="for all linear rows that name none of their own")
+
+
+class Shrinkage(_Section):
+    """How many ratings at the mean the baseline adds to an id."""
+
+    item: Strength | None = None
+    user: Strength | None = None
+
+
+Activation = Annotated[
+    Annotated[ActivationName, Tag("<name>")] | Annotated[SidesActivation, Tag("<mapping>")],
+    _one_of(name=str, mapping=_MAPPING),
+]
+Baseline = Annotated[
+    Annotated[Literal["none"], Tag("<name>")] | Annotated[tuple[Literal["global", "item", "user"], ...], Tag("<list>")],
+    _one_of(name=str, list=_LIST),
+]
+Reg = Annotated[
+    Annotated[float, Field(ge=0), Tag("<number>")] | Annotated[Penalty, Tag("<mapping>")],
+    _one_of(number=float, mapping=_MAPPING),
+]
+WhichModel = Annotated[
+    Annotated[Literal["production", "candidate"], Tag("<alias>")] | Annotated[int, Field(ge=1), Tag("<version>")],
+    _one_of(alias=str, version=int),
+]
+
+
+class Model(_Section):
+    """Settings of the estimator; the estimator's defaults hold for what is left out."""
+
+    rank: int | None = Field(None, ge=1, le=1000, description="an integer from 1 to 1000")
+    activation: Activation | None = Field(None, description=f"{', '.join(ACTIVATION_NAMES)}, or {{users: …, items: …}}")
+    objective: Literal["ratings"] | None = Field(None, description="ratings")
+    linear: bool | None = Field(None, description="true or false: linear terms on the features")
+    baseline: Baseline | None = Field(None, description="none, or a list of global, item, user")
+    shrinkage: Shrinkage | None = Field(None, description="{item: number, user: number}")
+    solver: Literal["auto", "lbfgs", "gd"] | None = Field(None, description="auto, lbfgs or gd")
+    starts: int | None = Field(None, ge=1, le=100, description="an integer from 1 to 100")
+    seed: int | None = Field(None, description="an integer")
+    max_passes: int | None = Field(None, ge=1, description="an integer from 1")
+    tolerance: float | None = Field(None, ge=0, description="a number from 0")
+    dtype: Literal["float32", "float64"] | None = Field(None, description="float32 or float64")
+    clip: bool | None = Field(None, description="true or false: scores kept within rating_range")
+    reg: Reg | None = Field(None, description="a number from 0, or {users: …, items: …, power: …, linear: …}")
+
+    def settings(self) -> dict[str, Any]:
+        """What the config sets, as plain values; a key left out or null is absent."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
+
+class Score(_Section):
+    """What `score` writes for each user."""
+
+    k: int = Field(10, ge=1, description="an integer from 1")
+    exclude_seen: bool = Field(True, description="true or false")
+    model: WhichModel | None = Field(
+        None, description="production, candidate or a version; unset: production if there is one, else candidate"
+    )
+
+
+class Evaluate(_Section):
+    """Ranking metrics of `evaluate`."""
+
+    k: int = Field(10, ge=1, description="an integer from 1")
+    relevant: float | None = Field(None, description="ratings from here on are relevant; unset: no ranking metrics")
+
+
+class Predict(_Section):
+    """What `predict` scores: pairs, or the best k items for the users; new ids come with their attributes."""
+
+    users: Source | None = Field(None, description="users with raw attributes, by the names in `columns`")
+    items: Source | None = Field(None, description="items with raw attributes, by the names in `columns`")
+    pairs: Source | None = Field(None, description="pairs of user and item")
+    k: int = Field(10, ge=1, description="an integer from 1")
+
+
+class Config(_Section):
+    """Everything a night needs."""
+
+    lake: str = Field(min_length=1, description="folder of the tables; a relative one starts at the working directory")
+    format: Literal["delta", "parquet"] = Field("delta", description="delta or parquet")
+    name: str = Field(
+        "nimc", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the model's name: letters, digits, . _ -"
+    )
+    sources: Sources
+    columns: ColumnNames
+    rating_range: tuple[float, float] | None = Field(None, description="[lowest, highest]")
+    duplicates: Duplicates | None = Field(
+        None, description="last, mean or reject; unset: last where columns.time is given, else reject"
+    )
+    allow_cold: bool = Field(True, description="true or false: keep ratings whose user or item has no attribute row")
+    features: Features = Features()
+    split: Split = Split()
+    model: Model = Model()
+    score: Score = Score()
+    evaluate: Evaluate = Evaluate()
+    predict: Predict = Predict()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if self.rating_range is not None and not self.rating_range[0] < self.rating_range[1]:
+            raise ValueError(f"rating_range = {list(self.rating_range)}: the lowest must be below the highest")
+        for wants, key in (
+            (self.duplicates == "last", "duplicates: last"),
+            (self.split.by == "time", "split.by: time"),
+        ):
+            if wants and self.columns.time is None:
+                raise ValueError(f"{key} needs columns.time, the column that says when a rating was given")
+        for side in ("users", "items"):
+            needs_table = any(d.kind not in ("id", "const") for d in getattr(self.features, side))
+            if needs_table and getattr(self.sources, side) is None:
+                raise ValueError(f"features.{side} names columns, but there is no sources.{side} to read them from")
+        return self
+
+    def raw_columns(self) -> Columns:
+        """The names for `nimc_spark.io.prepare`."""
+        c = self.columns
+        return Columns(user=c.user, item=c.item, rating=c.rating, weight=c.weight, time=c.time)
+
+    def duplicate_policy(self) -> Duplicates:
+        """`duplicates`, or what holds where it is unset."""
+        return self.duplicates or ("last" if self.columns.time is not None else "reject")
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """The config in the YAML file `path`, with `--set` overrides ("a.b=value", the value in YAML).
+
+    A file may begin from another one (`extends: other.yaml`, relative to itself): mappings are merged key by key and
+    its own value wins; a source and a list of features are replaced as a whole.
+
+    Raises:
+        UsageError: a file that cannot be read, unknown keys, wrong types, values out of range: all of them, one a line.
+    """
+    return parse_config(read_tree(path, overrides), path)
+
+
+def parse_config(tree: Tree, origin: str = "config") -> Config:
+    """The config of an already merged tree; `origin` names it in errors."""
+    try:
+        return Config.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{origin}: {line}" for line in messages(error, Config))) from None
+
+
+def resolved(config: Config) -> Mapping[str, Any]:
+    """The config as plain values, unset ones left out."""
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def config_hash(config: Config) -> str:
+    """16 hex digits that are equal for equal configs, however they were written."""
+    text = json.dumps(resolved(config), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,266 @@
+"""What every job shares: arguments, config, session, timing, the run's record, the result line and the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import cached_property
+from typing import Any, NoReturn
+
+from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
+
+from jobs._config import Config, config_hash, load_config, resolved
+from jobs._progress import Progress
+from jobs._session import open_session
+from nimc_spark import __version__
+from nimc_spark.errors import NimcError, UsageError
+from nimc_spark.io.failures import translated
+from nimc_spark.io.registry import Registry
+from nimc_spark.io.runs import Run, record_run
+from nimc_spark.io.tables import Lake, ensure_writable
+
+LOGGER = logging.getLogger("nimc")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job's body hands back: `extra` goes into the result line as further keys."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    table_versions: Mapping[str, int] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Context:
+    """What a job's body works with. The session is opened when first asked for, after the config has been checked."""
+
+    job: str
+    config: Config
+    run_date: date
+    run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    log: logging.Logger = LOGGER
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def config_hash(self) -> str:
+        return config_hash(self.config)
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        return open_session(f"nimc {self.job}", delta=self.config.format == "delta")
+
+    @cached_property
+    def lake(self) -> Lake:
+        return Lake(self.spark, self.config.lake, self.config.format)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.lake, self.config.name)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a part of the job; the log and the Spark UI show its name."""
+        begun = time.perf_counter()
+        self.log.info("%s: %s", self.job, name)
+        self._describe(f"{self.job}: {name}")
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + round(time.perf_counter() - begun, 3)
+            self._describe(None)
+        self.log.info("%s: %s took %.1f s", self.job, name, self.stages[name])
+
+    def progress(self, what: str, total: int | None = None) -> Progress:
+        """`with context.progress("train", 200) as p: p.step("loss 0.4")`: a bar on a terminal, else log lines."""
+        return Progress(what, total, self.log)
+
+    def _describe(self, text: str | None) -> None:
+        """Spark job descriptions, which a Connect session does not have."""
+        if "spark" in self.__dict__ and not is_remote():
+            self.spark.sparkContext.setLocalProperty("spark.job.description", text)  # type: ignore[arg-type]
+
+
+Body = Callable[[Context], Result]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError, so that wrong arguments end like any other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int:
+    """Runs the job `name` with command line `argv` and returns its exit code.
+
+    The config is checked before Spark starts. The last line on standard output is one JSON object, also for a failure;
+    everything else goes to standard error. A run that had reached the lake leaves a row in `runs`, failed or not.
+    """
+    begun = time.perf_counter()
+    _log_to_stderr()
+    context: Context | None = None
+    dry_run = False
+    result = Result()
+    error: BaseException | None = None
+    try:
+        arguments = _parser(name, description).parse_args(argv)
+        dry_run = arguments.dry_run
+        run_date = arguments.run_date or datetime.now(UTC).date()
+        context = Context(name, load_config(arguments.config, arguments.overrides), run_date)
+        if dry_run:
+            result = _dry_result(context)
+        else:
+            ensure_writable(context.config.lake)
+            result = body(context)
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    except KeyboardInterrupt as caught:
+        error = caught
+    except Exception as caught:
+        error = translated(caught) or caught
+    status = "failed" if error else "dry run" if dry_run else "done"
+    code = _exit_code(error)
+    if error is not None:
+        _report(error)
+    line: dict[str, Any] = {
+        "job": name,
+        "status": status,
+        "exit_code": code,
+        "run_id": context.run_id if context else None,
+    }
+    line |= {"seconds": round(time.perf_counter() - begun, 3)}
+    line |= {
+        "counts": dict(result.counts),
+        "metrics": dict(result.metrics),
+        "paths": dict(result.paths),
+        **result.extra,
+    }
+    if error is not None:
+        line["error"] = _cause(error)
+    if context is not None and not dry_run:
+        _record(context, line, result)
+    print(json.dumps(_finite(line), default=str, ensure_ascii=False), flush=True)
+    return code
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"spark-submit.sh {name}",
+        description=description,
+        epilog=f"example: ./spark-submit.sh {name} --config conf/ml-100k.yaml --set split.seed=2",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see docs/config.md")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="overrides a config value, dotted.key=value, as often as needed",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check arguments and config, show them, start nothing")
+    parser.add_argument(
+        "--run-date",
+        type=_run_date,
+        default=None,
+        metavar="YYYY-MM-DD",
+        help="the date the run is for (default: today in UTC)",
+    )
+    return parser
+
+
+def _run_date(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date such as 2025-01-31") from None
+
+
+def _dry_result(context: Context) -> Result:
+    paths = {name: source.path for name, source in context.config.sources if source is not None}
+    return Result(paths=paths | {"lake": context.config.lake}, extra={"config": resolved(context.config)})
+
+
+def _log_to_stderr() -> None:
+    """One handler on the package's loggers, bound to the standard error of now."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    for name in (LOGGER.name, "nimc_spark"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    return error.exit_code if isinstance(error, NimcError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _report(error: BaseException) -> None:
+    """One line a fault for errors that we know; a traceback for those that we do not."""
+    if not isinstance(error, NimcError | KeyboardInterrupt):
+        traceback.print_exception(error, file=sys.stderr)
+    for line in _cause(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, NimcError):
+        return str(error)
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+
+
+def _record(context: Context, line: Mapping[str, Any], result: Result) -> None:
+    """The row in `runs`, unless the run failed before it reached the lake."""
+    if "lake" not in context.__dict__:
+        return
+    run = Run(
+        run_id=context.run_id,
+        run_date=context.run_date,
+        job=context.job,
+        started=context.started,
+        seconds=line["seconds"],
+        status=line["status"],
+        exit_code=line["exit_code"],
+        config_hash=context.config_hash,
+        code_version=__version__,
+        table_versions=result.table_versions,
+        counts=result.counts,
+        metrics=json.dumps(_finite(result.metrics), default=str),
+        stages=context.stages,
+        error=line.get("error"),
+    )
+    try:
+        record_run(context.lake, run)
+    except Exception as error:
+        context.log.warning("this run could not be recorded in %s: %s", context.lake.path("runs"), _first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(translated(error) or error).splitlines() or [type(error).__name__])[0]
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and infinities as null: JSON has none."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

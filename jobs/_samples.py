@@ -1,0 +1,33 @@
+"""A few lists with titles, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs._config import Config
+from nimc_spark.io.contracts import ITEM, USER
+
+_USERS, _ITEMS = 3, 5
+
+
+def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[dict[str, Any]]:
+    """The first users' best items; the title is the item id where there is no title column.
+
+    `lists` has user_id, rank, item_id and score.
+    """
+    some = lists.select(USER).distinct().orderBy(USER).limit(_USERS)
+    rows = lists.where(F.col("rank") <= _ITEMS).join(F.broadcast(some), USER)
+    title = config.columns.title
+    if items is not None and title is not None and title in items.columns:
+        quoted = F.col("`" + title.replace("`", "``") + "`")
+        rows = rows.join(items.select(ITEM, quoted.cast("string").alias("__nimc_title")), ITEM, "left")
+    else:
+        rows = rows.withColumn("__nimc_title", F.lit(None).cast("string"))
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows.orderBy(USER, "rank").collect():
+        entry = {"item_id": row[ITEM], "title": row["__nimc_title"] or str(row[ITEM]), "score": row["score"]}
+        found.setdefault(row[USER], []).append(entry)
+    return [{USER: user, "items": entries} for user, entries in found.items()]

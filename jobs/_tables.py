@@ -1,0 +1,65 @@
+"""The lake's input tables at pinned versions, split as the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+
+from jobs._config import Config
+from jobs._job import Context
+from nimc_spark.engine.splits import Split, split
+from nimc_spark.errors import UsageError
+from nimc_spark.io.contracts import ITEM, TIMESTAMP, USER
+from nimc_spark.ml import NIMCModel
+
+INPUTS = ("ratings", "users", "items")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """`ratings`, and `users` and `items` where the config has such sources, at `versions`."""
+
+    ratings: DataFrame
+    users: DataFrame | None
+    items: DataFrame | None
+    versions: Mapping[str, int]
+
+
+def read_tables(context: Context, versions: Mapping[str, int] | None = None) -> Tables:
+    """The input tables at the versions given, else at the newest, which stay the same for the whole run."""
+    names = [name for name in INPUTS if name == "ratings" or getattr(context.config.sources, name) is not None]
+    pinned = dict(versions) if versions is not None else {}
+    for name in names:
+        if name not in pinned:
+            newest = context.lake.version(name)
+            # A table that does not exist is left to `read`, which says so.
+            pinned |= {} if newest is None else {name: newest}
+    frames = {name: context.lake.read(name, pinned.get(name)) for name in names}
+    return Tables(frames["ratings"], frames.get("users"), frames.get("items"), {n: pinned[n] for n in names})
+
+
+def split_ratings(config: Config, ratings: DataFrame) -> tuple[DataFrame, DataFrame]:
+    """(training rows, held-out rows) of the config's split."""
+    time = TIMESTAMP if config.columns.time is not None else None
+    return split(ratings, split_spec(config), USER, ITEM, time)
+
+
+def split_spec(config: Config) -> Split:
+    return Split(config.split.by, config.split.fraction, config.split.seed)
+
+
+def check_same_split(config: Config, trained: Mapping[str, object]) -> None:
+    """Raises UsageError unless the config's split is the one that the model was trained with."""
+    own = config.split.model_dump(mode="json")
+    if own != trained:
+        raise UsageError(
+            f"split = {own}, but the model was trained with {trained}: its held-out ratings would be training ratings; "
+            "use the model's split, or train again"
+        )
+
+
+def load_model(path: str, tables: Tables) -> NIMCModel:
+    """A saved model that reads attributes from these tables."""
+    return NIMCModel.load(path).setUsers(tables.users).setItems(tables.items)

@@ -1,0 +1,69 @@
+"""Writes every user's K best items for one run_date, in one commit that replaces that date's rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs._job import Context, Result, run_job
+from jobs._samples import samples
+from jobs._tables import Tables, load_model, read_tables
+from nimc_spark.engine.topk import shortfall
+from nimc_spark.io.contracts import ITEM, USER
+
+
+def body(context: Context) -> Result:
+    config = context.config
+    entry = context.registry.resolve(config.score.model)
+    with context.stage("read"):
+        tables = read_tables(context)
+        model = load_model(entry.path, tables)
+        users = _everyone(tables).persist()
+        seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
+    with context.stage("score"):
+        lists = model.recommend(config.score.k, users, exclude=seen if config.score.exclude_seen else None).persist()
+        short = shortfall(lists, users.select(F.col(USER).alias("id")), config.score.k)
+        few, missing = short.agg(F.count("*"), F.sum("missing")).collect()[0]
+    with context.stage("write"):
+        rows = _rows(context, lists, entry.version)
+        written = context.lake.write("recommendations", rows, replace_where={"run_date": context.run_date})
+    shown = samples(config, rows, tables.items)
+    counts = {"users": users.count(), "recommendations": written.rows}
+    counts |= {"users_with_short_lists": few, "recommendations_missing": missing or 0}
+    lists.unpersist()
+    users.unpersist()
+    versions = {**tables.versions, "recommendations": written.version}
+    paths = {"recommendations": context.lake.path("recommendations")}
+    return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown})
+
+
+def _everyone(tables: Tables) -> DataFrame:
+    """Every user that has attributes or a rating, once: nobody is left out."""
+    known = tables.ratings.select(USER)
+    return (known if tables.users is None else known.union(tables.users.select(USER))).distinct()
+
+
+def _rows(context: Context, lists: DataFrame, version: int) -> DataFrame:
+    columns = [
+        F.lit(context.run_date).alias("run_date"),
+        F.col("user").alias(USER),
+        F.col("rank"),
+        F.col("item").alias(ITEM),
+        F.col("score"),
+        F.col("score_source"),
+        F.lit(version).alias("model_version"),
+        F.lit(context.run_id).alias("run_id"),
+    ]
+    # Readers look a user up: files hold ranges of users.
+    return lists.select(*columns).repartitionByRange(USER).sortWithinPartitions(USER, "rank")
+
+
+def main(argv: Sequence[str]) -> int:
+    return run_job("score", argv, body, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""`LocalOracle`: the passes of a data set held in this process. The reference for every distributed result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.passes import ITEM_LANE, Kind, Record, lane_sums, merged
+from nimc_spark.kernels.features import Array, DenseGroup, Group, Index, Part, SparseGroup
+from nimc_spark.kernels.model import Model, Parameters
+from nimc_spark.kernels.ratings import RatingBlock
+from nimc_spark.kernels.statistics import Statistic, Sums
+
+Features = Sequence[Array | csr_array]
+
+
+class LocalOracle(PassOracle):
+    """Passes over records in memory, in one process and one BLAS thread.
+
+    `records` may come in any order; they are the same parts and blocks that Spark tasks read.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records = sorted(records, key=lambda r: r[:4])
+
+    def run(self, statistic: Statistic, model: Model, parameter_sets: Sequence[Parameters]) -> list[Sums]:
+        return merged(lane_sums(self._records, statistic, model, parameter_sets), len(parameter_sets))
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Ω as arrays (r,): rows of the user and of the item, rating, and weight and offset where there are any."""
+
+    user: Index
+    item: Index
+    rating: npt.NDArray[np.float64]
+    weight: npt.NDArray[np.float64] | None = None
+    offset: npt.NDArray[np.float64] | None = None
+
+    def take(self, chosen: Index) -> Observations:
+        optional = (None if v is None else v[chosen] for v in (self.weight, self.offset))
+        return Observations(self.user[chosen], self.item[chosen], self.rating[chosen], *optional)
+
+
+def records_of_arrays(
+    users: Features, items: Features, observations: Observations, dtype: str, lanes: int = 1, item_parts: int = 1
+) -> list[Record]:
+    """The records of a problem given as arrays: each side's feature groups (n, w), dense or CSR, side by side.
+
+    Users are cut into `lanes` runs and items into `item_parts` runs of neighbours.
+    """
+    user_cuts = np.linspace(0, users[0].shape[0], lanes + 1).astype(int)
+    item_cuts = np.linspace(0, items[0].shape[0], item_parts + 1).astype(int)
+    records = []
+    for number, (first, last) in enumerate(zip(item_cuts[:-1], item_cuts[1:], strict=True)):
+        records.append(Record(ITEM_LANE, Kind.ITEM_PART, number, 0, _part(items, first, last, dtype)))
+    for lane, (first, last) in enumerate(zip(user_cuts[:-1], user_cuts[1:], strict=True)):
+        records.append(Record(lane, Kind.USER_PART, 0, 0, _part(users, first, last, dtype)))
+        for number, (low, high) in enumerate(zip(item_cuts[:-1], item_cuts[1:], strict=True)):
+            user, item = observations.user, observations.item
+            chosen = np.flatnonzero((user >= first) & (user < last) & (item >= low) & (item < high))
+            if len(chosen):
+                block = _block(observations.take(chosen), first, last, low, dtype)
+                records.append(Record(lane, Kind.BLOCK, number, 0, block))
+    return records
+
+
+def _part(features: Features, first: int, last: int, dtype: str) -> Part:
+    groups: list[Group] = []
+    start = 0
+    for matrix in features:
+        rows = matrix[first:last]
+        if isinstance(rows, np.ndarray):
+            groups.append(DenseGroup(start, np.ascontiguousarray(rows, dtype)))
+        else:
+            columns, places = np.unique(rows.indices, return_inverse=True)
+            groups.append(SparseGroup(start + columns, rows.indptr, places.astype(np.int32), rows.data.astype(dtype)))
+        start += matrix.shape[1]
+    return Part(np.zeros(last - first), tuple(groups))
+
+
+def _block(o: Observations, first: int, last: int, low: int, dtype: str) -> RatingBlock:
+    order = np.lexsort((o.rating, o.item, o.user))
+    o = o.take(order)
+    pointer = np.searchsorted(o.user, np.arange(first, last + 1)).astype(np.int32)
+    optional = (None if v is None else v.astype(dtype) for v in (o.weight, o.offset))
+    return RatingBlock(pointer, (o.item - low).astype(np.int32), o.rating.astype(dtype), *optional)

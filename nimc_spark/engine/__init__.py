@@ -1,0 +1,1 @@
+"""Passes over rating blocks on Spark DataFrames."""

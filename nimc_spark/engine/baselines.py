@@ -1,0 +1,79 @@
+"""Baseline offsets: global mean, shrunken item bias, shrunken user bias, fitted on training rows.
+
+    μ = Σ w r / Σ w
+    b_j = Σ_{i ∈ Ω_j} w (r − μ) / (n_j + λ_item)
+    b_i = Σ_{j ∈ Ω_i} w (r − μ − b_j) / (n_i + λ_user)
+
+n is the sum of weights; an id without training ratings gets 0. Sums are exact (`sums.py`), so the offsets have the same
+bits for any partitioning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from nimc_spark.engine.sums import exact_sum
+
+TERMS = ("global", "item", "user")
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """λ of the item biases and of the user biases, in ratings."""
+
+    item: float = 5.0
+    user: float = 5.0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """offset(i, j) = mean + users[i] + items[j]; users and items are DataFrame(id, offset double) or None for zeros."""
+
+    mean: float
+    users: DataFrame | None
+    items: DataFrame | None
+
+
+def fit_baseline(ratings: DataFrame, terms: Sequence[str], shrinkage: Shrinkage) -> Baseline:
+    """Fit the terms named in `terms` on ratings(user, item, rating[, weight]).
+
+    A user term without an item term is fitted on r − μ alone. Ratings must be finite (`profile_ratings`).
+    """
+    weight = F.col("weight") if "weight" in ratings.columns else F.lit(1.0)
+    rows = ratings.select(
+        "user", "item", F.col("rating").cast("double").alias("residual"), weight.cast("double").alias("w")
+    )
+    largest, heaviest = _first(rows, F.max(F.abs("residual")), F.max("w"))
+    scale, weight_scale = max(largest * heaviest, 1e-300), max(heaviest, 1e-300)
+    mean = 0.0
+    if "global" in terms:
+        total, weights = _first(
+            rows, exact_sum(F.col("w") * F.col("residual"), scale), exact_sum(F.col("w"), weight_scale)
+        )
+        mean = total / weights if weights else 0.0
+        rows = rows.withColumn("residual", F.col("residual") - mean)
+    # A residual is at most twice the largest rating, and once more after the item biases.
+    bounds = (3 * scale, weight_scale)
+    items = users = None
+    if "item" in terms:
+        items = _biases(rows, "item", shrinkage.item, *bounds)
+        rows = rows.join(items.withColumnRenamed("id", "item"), "item").withColumn(
+            "residual", F.col("residual") - F.col("offset")
+        )
+    if "user" in terms:
+        users = _biases(rows, "user", shrinkage.user, *bounds)
+    return Baseline(mean, users, items)
+
+
+def _biases(rows: DataFrame, column: str, shrinkage: float, scale: float, weight_scale: float) -> DataFrame:
+    bias = exact_sum(F.col("w") * F.col("residual"), scale) / (exact_sum(F.col("w"), weight_scale) + shrinkage)
+    return rows.groupBy(F.col(column).alias("id")).agg(bias.alias("offset"))
+
+
+def _first(rows: DataFrame, *columns: Column) -> tuple[float, ...]:
+    row = rows.agg(*columns).first()
+    return tuple(0.0 if value is None else float(value) for value in row or ())

@@ -1,0 +1,236 @@
+"""Ω and the features of both sides → the records that every pass reads.
+
+Ω is cut on a grid of user parts × item parts. A part stores its feature rows once; a block holds the ratings of one
+cell as local CSR. A user part and its blocks are a lane. The grid follows from the data's size and `GridLimits` alone,
+never from the cluster, so that the sums of a pass have the same bits wherever they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nimc_spark.data.codec import encode_block, encode_part
+from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind
+from nimc_spark.engine.context import described, task_slots
+from nimc_spark.engine.grouped import apply_grouped
+from nimc_spark.engine.index import index_ids
+from nimc_spark.engine.profile import RatingsProfile
+from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors
+from nimc_spark.kernels.features import DenseGroup, Group, Part, SparseGroup
+from nimc_spark.kernels.model import SideName
+from nimc_spark.kernels.ratings import RatingBlock
+
+RECORD_SCHEMA = "lane int, kind int, item_part int, chunk int, payload binary"
+# Above this share of nonzeros a dense matrix product beats the sparse one.
+_DENSE_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class GridLimits:
+    """What decides the grid: ratings a lane and a block row hold, and rows (users or items) of a part.
+
+    One block row stays well below the 64 MB a row may have (8 bytes a rating).
+    """
+
+    ratings_per_lane: int = 500_000
+    ratings_per_chunk: int = 4_000_000
+    rows_per_part: int = 131_072
+
+
+@dataclass(frozen=True)
+class SideData:
+    """One side's input: features DataFrame(id, features vector) or None, of `width` columns; ids as features or not.
+
+    offsets is DataFrame(id, offset double) or None; `constant` is added to every offset of the side.
+    """
+
+    features: DataFrame | None = None
+    width: int = 0
+    uses_id: bool = False
+    offsets: DataFrame | None = None
+    constant: float = 0.0
+
+
+@dataclass(frozen=True)
+class IndexedSide:
+    """Ids that have a rating: DataFrame(id, part, position, index) over a persisted one, and the rows of each part."""
+
+    index: DataFrame
+    sizes: tuple[int, ...]
+    cached: DataFrame
+
+    @property
+    def count(self) -> int:
+        return sum(self.sizes)
+
+
+@dataclass(frozen=True)
+class BlockSet:
+    """The records (persisted), the blocks among them, |Ω|, and the index of each side. `close` frees them."""
+
+    records: DataFrame
+    lanes: frozenset[int]
+    blocks: frozenset[BlockId]
+    count: int
+    sides: Mapping[SideName, IndexedSide]
+
+    def close(self) -> None:
+        self.records.unpersist()
+        for side in self.sides.values():
+            side.cached.unpersist()
+
+
+def build_blocks(
+    ratings: DataFrame, profile: RatingsProfile, data: Mapping[SideName, SideData], dtype: str, limits: GridLimits
+) -> BlockSet:
+    """Records of ratings(user, item, rating[, weight][, offset]) without nulls, in any order; `profile` is theirs."""
+    lanes = ceil(profile.count / limits.ratings_per_lane)
+    users = _index(ratings, "user", profile.users, lanes, limits)
+    items = _index(ratings, "item", profile.items, 1, limits)
+    sides = {SideName.USERS: users, SideName.ITEMS: items}
+    spark = ratings.sparkSession
+    slots = min(len(users.sizes), task_slots(spark))
+    parts = {side: _parts(sides[side], data[side], side, dtype) for side in SideName}
+    everywhere = F.explode(F.sequence(F.lit(0), F.lit(slots - 1)).cast("array<int>"))
+    # Whole lanes go to one partition, neighbours together; every partition has the item parts.
+    at_home = F.floor(F.col("lane") * slots / len(users.sizes)).cast("int")
+    lane_records = parts[SideName.USERS].unionByName(_blocks(ratings, users, items, dtype, limits))
+    placed = lane_records.withColumn("slot", at_home).unionByName(parts[SideName.ITEMS].withColumn("slot", everywhere))
+    records = (
+        placed.repartitionById(slots, "slot")
+        .sortWithinPartitions("lane", "kind", "item_part", "chunk")
+        .drop("slot")
+        .persist()
+    )
+    with described(spark, "nimc: build rating blocks"):
+        names = records.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
+    blocks = frozenset(BlockId(*row) for row in names)
+    return BlockSet(records, frozenset(range(len(users.sizes))), blocks, profile.count, sides)
+
+
+def _index(ratings: DataFrame, column: str, distinct: int, least_parts: int, limits: GridLimits) -> IndexedSide:
+    parts = max(least_parts, ceil(distinct / limits.rows_per_part))
+    placed = index_ids(ratings.select(F.col(column).alias("id")).distinct(), "id", parts).persist()
+    counts: dict[int, int] = dict(placed.groupBy("part").count().collect())
+    # A part that placement left empty would be a lane without users: number those that have any, in order.
+    present = sorted(counts)
+    sizes = tuple(int(counts[p]) for p in present)
+    number = F.array_position(F.array(*(F.lit(p) for p in present)), F.col("part")).cast("int")
+    start = F.element_at(F.array(*(F.lit(s) for s in _starts(sizes))), number)
+    index = placed.select("id", (number - 1).alias("part"), "position", (start + F.col("position")).alias("index"))
+    return IndexedSide(index, sizes, placed)
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [int(s) for s in np.cumsum([0, *sizes[:-1]])]
+
+
+def _parts(indexed: IndexedSide, data: SideData, side: SideName, dtype: str) -> DataFrame:
+    rows = indexed.index
+    if data.offsets is None:
+        rows = rows.withColumn("offset", F.lit(data.constant))
+    else:
+        offsets = data.offsets.select("id", (F.col("offset") + data.constant).alias("offset"))
+        rows = rows.join(offsets, "id", "left").fillna({"offset": data.constant})
+    if data.features is not None:
+        rows = rows.join(data.features.select("id", "features"), "id", "left")
+    bound = {"side": side, "width": data.width, "uses_id": data.uses_id, "dtype": dtype}
+    return apply_grouped(rows.drop("id").groupBy("part"), _build_part, RECORD_SCHEMA, **bound)
+
+
+def _build_part(table: pa.Table, *, side: SideName, width: int, uses_id: bool, dtype: str) -> pa.Table:
+    table = table.sort_by("position").combine_chunks()
+    index = table.column("index").to_numpy()
+    groups: list[Group] = []
+    if width and "features" in table.column_names:
+        groups.append(declared_group(csr_of_vectors(_array(table, "features")), width, dtype))
+    if uses_id:
+        groups.append(id_group(index, width, dtype))
+    part = Part(table.column("offset").to_numpy().astype(np.float64), tuple(groups))
+    number = table.column("part")[0].as_py()
+    if side is SideName.USERS:
+        return _records([(number, Kind.USER_PART, 0, 0, encode_part(part))])
+    return _records([(ITEM_LANE, Kind.ITEM_PART, number, 0, encode_part(part))])
+
+
+def declared_group(csr: Csr, width: int, dtype: str) -> Group:
+    """The declared features of a part's rows: dense where many entries are nonzero, else over touched columns."""
+    if len(csr.data) > _DENSE_SHARE * csr.rows * width:
+        values = np.zeros((csr.rows, width), dtype)
+        values[np.repeat(np.arange(csr.rows), np.diff(csr.indptr)), csr.indices] = csr.data
+        return DenseGroup(0, values)
+    return sparse_group(csr, dtype)
+
+
+def sparse_group(csr: Csr, dtype: str) -> SparseGroup:
+    columns, places = np.unique(csr.indices, return_inverse=True)
+    return SparseGroup(
+        columns.astype(np.int64), csr.indptr.astype(np.int32), places.astype(np.int32), csr.data.astype(dtype)
+    )
+
+
+def id_group(index: Numbers, width: int, dtype: str) -> SparseGroup:
+    """The one-hot ids of rows whose `index` (n,) is strictly increasing, after `width` declared columns."""
+    n = len(index)
+    places = np.arange(n + 1, dtype=np.int32)
+    return SparseGroup(width + index.astype(np.int64), places, places[:-1], np.ones(n, dtype))
+
+
+def _blocks(ratings: DataFrame, users: IndexedSide, items: IndexedSide, dtype: str, limits: GridLimits) -> DataFrame:
+    user = users.index.select(F.col("id").alias("user"), F.col("part").alias("lane"), F.col("position").alias("row"))
+    item = items.index.select(
+        F.col("id").alias("item"), F.col("part").alias("item_part"), F.col("position").alias("place")
+    )
+    cells = ratings.join(user, "user").join(item, "item").drop("user", "item")
+    bound = {"rows": users.sizes, "dtype": dtype, "chunk": limits.ratings_per_chunk}
+    return apply_grouped(cells.groupBy("lane", "item_part"), _build_cell, RECORD_SCHEMA, **bound)
+
+
+def _build_cell(table: pa.Table, *, rows: Sequence[int], dtype: str, chunk: int) -> pa.Table:
+    lane, item_part = table.column("lane")[0].as_py(), table.column("item_part")[0].as_py()
+    row, place = table.column("row").to_numpy(), table.column("place").to_numpy()
+    optional = {n: _floats(table, n, dtype) for n in ("weight", "offset") if n in table.column_names}
+    rating = _floats(table, "rating", dtype)
+    # A total order: repeated pairs come in the same order whatever the shuffle did.
+    order = np.lexsort((*optional.values(), rating, place, row))
+    row, place, rating = row[order], place[order].astype(np.int32), rating[order]
+    records = []
+    for number, first in enumerate(range(0, len(row), chunk)):
+        cut = slice(first, first + chunk)
+        pointer = np.searchsorted(row[cut], np.arange(rows[lane] + 1)).astype(np.int32)
+        extra = {name: values[order][cut] for name, values in optional.items()}
+        block = RatingBlock(pointer, place[cut], rating[cut], **extra)
+        records.append((lane, Kind.BLOCK, item_part, number, encode_block(block)))
+    return _records(records)
+
+
+def _floats(table: pa.Table, name: str, dtype: str) -> Numbers:
+    values: Numbers = table.column(name).to_numpy()
+    return values.astype(dtype)
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _records(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    lane, kind, item_part, chunk, payload = zip(*rows, strict=True)
+    int32 = pa.int32()
+    return pa.table(
+        {
+            "lane": pa.array(lane, int32),
+            "kind": pa.array([int(k) for k in kind], int32),
+            "item_part": pa.array(item_part, int32),
+            "chunk": pa.array(chunk, int32),
+            "payload": pa.array(payload, pa.binary()),
+        }
+    )

@@ -1,0 +1,46 @@
+"""Ids and their places: parts, positions within a part, and ids of one table matched to another's type.
+
+Ids stay what they are. A hash of an id decides where its row is computed, never what it is.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType
+
+
+def quoted(name: str) -> Column:
+    """The column of exactly this name, whatever dots, spaces or backticks it has."""
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def id_type(df: DataFrame, name: str) -> DataType:
+    """Native type of the id column `name`."""
+    return df.schema[name].dataType
+
+
+def part_of(identifier: Column, parts: int) -> Column:
+    """part = pmod(xxhash64(id as string), parts) as int: the same for an id held as int, long or string."""
+    return F.pmod(F.xxhash64(identifier.cast("string")), F.lit(parts)).cast("int")
+
+
+def index_ids(df: DataFrame, id_col: str, parts: int) -> DataFrame:
+    """DataFrame(id, part int, position int): position = rank of the id within its part, from 0, in native order.
+
+    `df` holds each id once. Which id gets which place depends on the ids and `parts` alone.
+    """
+    placed = df.select(quoted(id_col).alias("id")).withColumn("part", part_of(F.col("id"), parts))
+    order = Window.partitionBy("part").orderBy("id")
+    return placed.withColumn("position", F.row_number().over(order) - 1)
+
+
+def align_id(identifier: Column, source: DataType, target: DataType) -> Column:
+    """`identifier` in another table's id type, null where it has no exact counterpart there.
+
+    7, 7L, 7.0 and "7" are one id; "07", 1.5 and "abc" are no integer. A value converts if the way back returns it.
+    """
+    if source == target:
+        return identifier
+    converted = identifier.try_cast(target)
+    return F.when(converted.try_cast(source) == identifier, converted)

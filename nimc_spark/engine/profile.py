@@ -1,0 +1,56 @@
+"""What must be known of the ratings before training, in one job; bad rows are an error here, with their number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from nimc_spark.errors import DataError
+
+
+@dataclass(frozen=True)
+class RatingsProfile:
+    """|Ω|, distinct users and items, and the range of the ratings."""
+
+    count: int
+    users: int
+    items: int
+    lowest: float
+    highest: float
+
+
+def profile_ratings(ratings: DataFrame) -> RatingsProfile:
+    """Profile of ratings(user, item, rating[, weight][, offset]).
+
+    Raises DataError for an empty table, null ids, and ratings, weights or offsets that are null, not finite, or
+    (weights) negative: the number of rows of each is in the message.
+    """
+    faults = _faults(ratings)
+    row = ratings.agg(
+        F.count(F.lit(1)).alias("count"),
+        F.count_distinct("user").alias("users"),
+        F.count_distinct("item").alias("items"),
+        F.min("rating").alias("lowest"),
+        F.max("rating").alias("highest"),
+        *(F.count_if(condition).alias(f"fault{i}") for i, condition in enumerate(faults.values())),
+    ).first()
+    if row is None or row["count"] == 0:
+        raise DataError("there are no ratings to train on: the ratings are empty")
+    found = [f"{row[f'fault{i}']} rows with {name}" for i, name in enumerate(faults) if row[f"fault{i}"]]
+    if found:
+        raise DataError(f"the ratings have {', '.join(found)}; remove them, or let the prepare job quarantine them")
+    return RatingsProfile(row["count"], row["users"], row["items"], row["lowest"], row["highest"])
+
+
+def _faults(ratings: DataFrame) -> dict[str, Column]:
+    faults = {"a null user": F.col("user").isNull(), "a null item": F.col("item").isNull()}
+    for name in ("rating", "weight", "offset"):
+        if name in ratings.columns:
+            value = F.col(name)
+            infinite = F.abs(value) == float("inf")
+            faults[f"a null, NaN or infinite {name}"] = value.isNull() | F.isnan(value) | infinite
+    if "weight" in ratings.columns:
+        faults["a negative weight"] = F.col("weight") < 0
+    return faults

@@ -1,0 +1,124 @@
+"""`SparkOracle`: a pass over Ω as one `mapInArrow` job, with no shuffle up to 64 lanes.
+
+Parameters go out in the closure (or a broadcast above 8 MB), one small result a lane and parameter set comes back. What
+reaches the driver does not grow with |Ω|: above `MERGE_FAN` lanes the first level of the merge tree runs on executors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nimc_spark.data.codec import decode_block, decode_part, decode_sums, encode_sums
+from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, lane_sums, merged
+from nimc_spark.engine.blocks import BlockSet
+from nimc_spark.engine.context import Shared, byte_size, described, prepare_worker, shared
+from nimc_spark.engine.grouped import apply_grouped
+from nimc_spark.errors import SetupError
+from nimc_spark.kernels.model import Model, Parameters
+from nimc_spark.kernels.statistics import MERGE_FAN, Statistic, Sums, merge_in_order
+
+_RESULT = pa.schema(
+    [
+        ("lane", pa.int32()),
+        ("parameter_set", pa.int32()),
+        ("lanes", pa.list_(pa.int32())),
+        ("item_parts", pa.list_(pa.int32())),
+        ("chunks", pa.list_(pa.int32())),
+        ("sums", pa.binary()),
+    ]
+)
+_RESULT_DDL = "lane int, parameter_set int, lanes array<int>, item_parts array<int>, chunks array<int>, sums binary"
+
+
+class SparkOracle(PassOracle):
+    """Passes over the records of a `BlockSet`, wherever its partitions live."""
+
+    def __init__(self, spark: SparkSession, blocks: BlockSet) -> None:
+        self._spark = spark
+        self._blocks = blocks
+        self._passes = 0
+
+    def run(self, statistic: Statistic, model: Model, parameter_sets: Sequence[Parameters]) -> list[Sums]:
+        self._passes += 1
+        sent = [Parameters(*(w.astype(model.dtype) for w in parameters)) for parameters in parameter_sets]
+        size = sum(byte_size(*parameters) for parameters in sent)
+        name = f"nimc: pass {self._passes} ({type(statistic).__name__})"
+        with shared(self._spark, sent, size) as handle, described(self._spark, name):
+            body = partial(_task, statistic=statistic, model=model, parameter_sets=handle)
+            results = self._blocks.records.mapInArrow(body, _RESULT_DDL)
+            if len(self._blocks.lanes) > MERGE_FAN:
+                results = _merge_on_executors(results)
+            table = results.toArrow()
+        found = [_lane_sums(row) for row in table.to_pylist()]
+        self._check(found, len(sent))
+        return merged(found, len(sent))
+
+    def _check(self, found: Sequence[LaneSums], sets: int) -> None:
+        """Every block exactly once for each parameter set: a lost or doubled task must never pass for a result."""
+        for index in range(sets):
+            seen = sorted(block for r in found if r.parameter_set == index for block in r.blocks)
+            if seen != sorted(self._blocks.blocks):
+                raise SetupError(
+                    f"a pass returned {len(seen)} of {len(self._blocks.blocks)} rating blocks, or other ones: "
+                    "the cluster lost or repeated part of a stage; run the job again"
+                )
+
+
+def decode_record(lane: int, kind: int, item_part: int, chunk: int, payload: bytes | pa.Buffer) -> Record:
+    """A stored row as a record with its part or block."""
+    decoded = decode_block(payload) if kind == Kind.BLOCK else decode_part(payload)
+    return Record(lane, kind, item_part, chunk, decoded)
+
+
+def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+    for batch in batches:
+        payloads = batch.column("payload")
+        keys = [batch.column(name).to_pylist() for name in ("lane", "kind", "item_part", "chunk")]
+        for row, (lane, kind, item_part, chunk) in enumerate(zip(*keys, strict=True)):
+            yield decode_record(lane, kind, item_part, chunk, payloads[row].as_buffer())
+
+
+def _task(
+    batches: Iterable[pa.RecordBatch], *, statistic: Statistic, model: Model, parameter_sets: Shared
+) -> Iterator[pa.RecordBatch]:
+    prepare_worker()
+    for result in lane_sums(_records(batches), statistic, model, parameter_sets.value):
+        yield _result_row(result)
+
+
+def _result_row(result: LaneSums) -> pa.RecordBatch:
+    lanes, item_parts, chunks = ([b[i] for b in result.blocks] for i in range(3))
+    row = {
+        "lane": result.lane,
+        "parameter_set": result.parameter_set,
+        "lanes": lanes,
+        "item_parts": item_parts,
+        "chunks": chunks,
+        "sums": encode_sums(result.sums),
+    }
+    return pa.RecordBatch.from_pylist([row], schema=_RESULT)
+
+
+def _lane_sums(row: dict[str, object]) -> LaneSums:
+    blocks = tuple(BlockId(*b) for b in zip(row["lanes"], row["item_parts"], row["chunks"], strict=True))  # type: ignore[call-overload]
+    return LaneSums(row["lane"], row["parameter_set"], blocks, decode_sums(row["sums"]))  # type: ignore[arg-type]
+
+
+def _merge_on_executors(results: DataFrame) -> DataFrame:
+    """The first level of `merge_in_order`'s tree: runs of MERGE_FAN neighbouring lanes become one."""
+    runs = results.withColumn("run", F.floor(F.col("lane") / MERGE_FAN)).groupBy("run", "parameter_set")
+    return apply_grouped(runs, _merge_run, _RESULT_DDL)
+
+
+def _merge_run(table: pa.Table) -> pa.Table:
+    found = sorted((_lane_sums(row) for row in table.drop_columns("run").to_pylist()), key=lambda r: r.lane)
+    blocks = tuple(block for r in found for block in r.blocks)
+    first = found[0]
+    total = LaneSums(first.lane, first.parameter_set, blocks, merge_in_order([r.sums for r in found]))
+    return pa.Table.from_batches([_result_row(total)])

@@ -1,0 +1,264 @@
+"""The exact K best items of every user, from two factor tables, with exclusions applied before the K are taken.
+
+    top_k(i) = the first K of { j : (i, j) not excluded } by (score(i, j) descending, item id ascending)
+
+Users and items are cut into parts, one packed row each; every (user part, item part) is one tile, scored by
+`kernels/topk.py`; lists from several item parts are merged exactly. A score has the same bits whatever the cut.
+The memory of a task is that of one tile: `TileLimits`.
+
+Conventions: a factor table is DataFrame(id <native type>, factors array<double> of one width, source string), each id
+once; both tables are read twice (measured, then packed), so give stored or persisted ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, Row, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from nimc_spark.engine.context import prepare_worker
+from nimc_spark.engine.index import align_id, id_type, part_of
+from nimc_spark.engine.pairs import BASELINE, MODEL, factor_matrix
+from nimc_spark.errors import DataError, UsageError
+from nimc_spark.kernels.topk import Exclusions, Floats, top_k_tile
+
+# What one excluded pair takes in a packed row, with an id of ordinary length on each side.
+PAIR_BYTES = 32
+# What one entry of a list takes while its tile is scored: an int32 position and a float64 score.
+ENTRY_BYTES = 12
+
+
+@dataclass(frozen=True)
+class TileLimits:
+    """At most about `users` users and `nbytes` bytes in a packed row of either side; results do not depend on them.
+
+    Every user part reads every item part once, which costs as much as scoring about 200 users: hence thousands.
+    """
+
+    users: int = 4096
+    nbytes: int = 8 << 20
+
+
+def top_k(
+    users: DataFrame, items: DataFrame, k: int, exclude: DataFrame | None = None, limits: TileLimits | None = None
+) -> DataFrame:
+    """DataFrame(user, rank int from 1, item, score double, score_source string).
+
+    exclude: DataFrame(user, item) of pairs never recommended (seen, deny); ids of other types are matched by value,
+    pairs of unknown ids are ignored. A user with fewer than k candidates gets them all (`shortfall`).
+    score_source is "model" where both sides' factors are the model's, else "baseline".
+    Raises UsageError for k < 1, DataError for null or non-finite factors and for sides of different widths.
+    """
+    if k < 1:
+        raise UsageError(f"k is {k}: the number of items to recommend must be at least 1")
+    user_type, item_type = id_type(users, "id"), id_type(items, "id")
+    pairs = _typed_pairs(exclude, users, items)
+    user_parts, item_parts = _part_counts(users, items, pairs, k, limits or TileLimits())
+    packed_users = _packed(users, "user", user_parts, _pack_rows)
+    packed_items = _packed(items, "item", item_parts, _pack_columns)
+    excluded = F.lit(None)
+    if pairs is not None:
+        packed_users = packed_users.join(_excluded(pairs, user_parts, item_parts), "user_part", "left")
+        excluded = F.try_element_at("excluded", F.col("item_part"))
+    tiles = (
+        # Packed once into shuffle files: a Cartesian product computes its inputs anew for every tile.
+        packed_users.repartitionById(user_parts, F.col("user_part"))
+        .crossJoin(packed_items.repartitionById(item_parts, F.col("item_part")))
+        .select("user", "item", excluded.cast(_pairs_type(user_type, item_type)).alias("excluded"))
+    )
+    lists = tiles.mapInArrow(partial(_score_tiles, k=k), _list_schema(user_type, item_type))
+    return lists if item_parts == 1 else _merged(lists, k)
+
+
+def shortfall(recommendations: DataFrame, users: DataFrame, k: int) -> DataFrame:
+    """DataFrame(user, missing int): the users of `users`(id, …) whose list has fewer than k rows, and by how many."""
+    lengths = recommendations.groupBy("user").agg(F.count("*").cast("int").alias("length"))
+    joined = users.select(F.col("id").alias("user")).join(lengths, "user", "left")
+    missing = F.lit(k).cast("int") - F.coalesce("length", F.lit(0))
+    return joined.select("user", missing.alias("missing")).where(F.col("missing") > 0)
+
+
+def _typed_pairs(exclude: DataFrame | None, users: DataFrame, items: DataFrame) -> DataFrame | None:
+    if exclude is None:
+        return None
+    sides = (("user", users), ("item", items))
+    columns = [align_id(F.col(name), id_type(exclude, name), id_type(table, "id")).alias(name) for name, table in sides]
+    return exclude.select(*columns).dropna()
+
+
+def _part_counts(
+    users: DataFrame, items: DataFrame, pairs: DataFrame | None, k: int, limits: TileLimits
+) -> tuple[int, int]:
+    """Numbers of user parts and item parts, from one small job that also checks the factors."""
+    measures = _measured("user", users).unionAll(_measured("item", items))
+    if pairs is not None:
+        nothing = F.lit(None)
+        measures = measures.unionAll(pairs.agg(F.lit("exclude"), F.count("*"), nothing, nothing, nothing, nothing))
+    found = {row["side"]: row for row in measures.collect()}
+    user, item = found["user"], found["item"]
+    for side in (user, item):
+        _check_side(side)
+    if user["rows"] and item["rows"] and user["widest"] != item["widest"]:
+        raise DataError(f"user factors have width {user['widest']}, item factors {item['widest']}: must agree")
+    row_bytes = 8 * (user["widest"] or 0)
+    excluded = found["exclude"]["rows"] if pairs is not None else 0
+    user_bytes = user["rows"] * (row_bytes + ENTRY_BYTES * min(k, item["rows"])) + PAIR_BYTES * excluded
+    user_parts = max(1, ceil(user["rows"] / limits.users), ceil(user_bytes / limits.nbytes))
+    return min(user_parts, max(1, user["rows"])), max(1, ceil(item["rows"] * row_bytes / limits.nbytes))
+
+
+def _measured(side: str, table: DataFrame) -> DataFrame:
+    factors, identifier = F.col("factors"), F.col("id").cast("string")
+    infinite = F.lit(float("inf"))
+    bad = factors.isNull() | F.exists(factors, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == infinite))
+    return table.agg(
+        F.lit(side).alias("side"),
+        F.count("*").alias("rows"),
+        F.count_if(bad).alias("bad"),
+        F.min(F.when(bad, identifier)).alias("example"),
+        F.min(F.size("factors")).alias("narrowest"),
+        F.max(F.size("factors")).alias("widest"),
+    )
+
+
+def _check_side(side: Row) -> None:
+    name, bad, rows = side["side"], side["bad"], side["rows"]
+    if bad:
+        raise DataError(
+            f"{bad} of {rows} {name}s have null or non-finite factors, first {name} {side['example']!r}: "
+            "every factor must be a finite number"
+        )
+    if side["narrowest"] != side["widest"]:
+        raise DataError(f"{name} factors have widths from {side['narrowest']} to {side['widest']}: must have one")
+
+
+def _packed(table: DataFrame, side: str, parts: int, pack: Callable[[pa.Table], pa.Table]) -> DataFrame:
+    """One row a part: (<side>_part int, <side> struct<ids in order, factors binary, modelled binary>)."""
+    schema = T.StructType(
+        [
+            T.StructField("part", T.IntegerType()),
+            T.StructField("ids", T.ArrayType(id_type(table, "id"))),
+            T.StructField("factors", T.BinaryType()),
+            T.StructField("modelled", T.BinaryType()),
+        ]
+    )
+    modelled = (F.col("source") == MODEL).alias("modelled")
+    placed = table.select(part_of(F.col("id"), parts).alias("part"), "id", "factors", modelled)
+    packed = placed.groupBy("part").applyInArrow(pack, schema)
+    return packed.select(F.col("part").alias(f"{side}_part"), F.struct("ids", "factors", "modelled").alias(side))
+
+
+def _pack_rows(table: pa.Table) -> pa.Table:
+    return _pack(table, lambda matrix: matrix)
+
+
+def _pack_columns(table: pa.Table) -> pa.Table:
+    return _pack(table, np.transpose)
+
+
+def _pack(table: pa.Table, orient: Callable[[Floats], Floats]) -> pa.Table:
+    """The row of one part. `modelled` has a byte an id, 1 where its factors are the model's."""
+    ordered = table.take(pc.sort_indices(table.column("id"))).combine_chunks()
+    part, ids, factors, modelled = (_array(ordered, name) for name in ("part", "id", "factors", "modelled"))
+    matrix = np.ascontiguousarray(orient(factor_matrix(factors)))
+    flags = modelled.to_numpy(zero_copy_only=False).astype(np.uint8)
+    columns = {
+        "part": part.slice(0, 1),
+        "ids": pa.ListArray.from_arrays(pa.array([0, len(ids)], pa.int32()), ids),
+        "factors": pa.array([matrix.tobytes()], pa.binary()),
+        "modelled": pa.array([flags.tobytes()], pa.binary()),
+    }
+    return pa.table(columns)
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+    chunks = table.column(name).combine_chunks()
+    return chunks.chunk(0) if isinstance(chunks, pa.ChunkedArray) else chunks
+
+
+def _pairs_type(user_type: T.DataType, item_type: T.DataType) -> T.StructType:
+    return T.StructType(
+        [T.StructField("users", T.ArrayType(user_type)), T.StructField("items", T.ArrayType(item_type))]
+    )
+
+
+def _excluded(pairs: DataFrame, user_parts: int, item_parts: int) -> DataFrame:
+    """DataFrame(user_part, excluded map<item part, struct<users, items>>): a tile takes out its own pairs only."""
+    cells = (
+        pairs.groupBy(
+            part_of(F.col("user"), user_parts).alias("user_part"), part_of(F.col("item"), item_parts).alias("item_part")
+        )
+        .agg(F.collect_list("user").alias("users"), F.collect_list("item").alias("items"))
+        .select("user_part", F.struct("item_part", F.struct("users", "items")).alias("entry"))
+    )
+    return cells.groupBy("user_part").agg(F.map_from_entries(F.collect_list("entry")).alias("excluded"))
+
+
+def _list_schema(user_type: T.DataType, item_type: T.DataType) -> T.StructType:
+    return T.StructType(
+        [
+            T.StructField("user", user_type),
+            T.StructField("rank", T.IntegerType()),
+            T.StructField("item", item_type),
+            T.StructField("score", T.DoubleType()),
+            T.StructField("score_source", T.StringType()),
+        ]
+    )
+
+
+def _score_tiles(batches: Iterator[pa.RecordBatch], *, k: int) -> Iterator[pa.RecordBatch]:
+    prepare_worker()
+    for batch in batches:
+        for place in range(batch.num_rows):
+            users, items, excluded = (batch.column(name)[place] for name in ("user", "item", "excluded"))
+            yield _score_tile(users, items, excluded, k)
+
+
+def _score_tile(users: pa.StructScalar, items: pa.StructScalar, excluded: pa.StructScalar, k: int) -> pa.RecordBatch:
+    user_ids, item_ids = users["ids"].values, items["ids"].values
+    P = np.frombuffer(users["factors"].as_buffer()).reshape(len(user_ids), -1)
+    Qt = np.frombuffer(items["factors"].as_buffer()).reshape(-1, len(item_ids))
+    taken = _local_csr(user_ids, item_ids, excluded) if excluded.is_valid else None
+    positions, scores = top_k_tile(P, Qt, min(k, len(item_ids)), taken)
+    row, rank = np.nonzero(positions >= 0)
+    column = positions[row, rank]
+    by_model = _flags(users)[row] & _flags(items)[column]
+    return pa.RecordBatch.from_arrays(
+        [
+            user_ids.take(pa.array(row)),
+            pa.array(rank.astype(np.int32) + np.int32(1)),
+            item_ids.take(pa.array(column)),
+            pa.array(scores[row, rank]),
+            pa.array([BASELINE, MODEL]).take(pa.array(by_model)),
+        ],
+        names=["user", "rank", "item", "score", "score_source"],
+    )
+
+
+def _flags(side: pa.StructScalar) -> Any:
+    return np.frombuffer(side["modelled"].as_buffer(), np.uint8)
+
+
+def _local_csr(user_ids: pa.Array, item_ids: pa.Array, excluded: pa.StructScalar) -> Exclusions:
+    """Excluded pairs as ascending positions in the tile; ids the tile does not hold and repetitions fall away."""
+    rows = pc.fill_null(pc.index_in(excluded["users"].values, user_ids), -1).to_numpy().astype(np.int64)
+    columns = pc.fill_null(pc.index_in(excluded["items"].values, item_ids), -1).to_numpy().astype(np.int64)
+    known = (rows >= 0) & (columns >= 0)
+    cells = np.unique(rows[known] * len(item_ids) + columns[known])
+    counts = np.bincount(cells // len(item_ids), minlength=len(user_ids))
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), (cells % len(item_ids)).astype(np.int32)
+
+
+def _merged(lists: DataFrame, k: int) -> DataFrame:
+    order = Window.partitionBy("user").orderBy(F.col("score").desc(), F.col("item").asc())
+    ranked = lists.withColumn("rank", F.row_number().over(order)).where(F.col("rank") <= k)
+    return ranked.select("user", "rank", "item", "score", "score_source")

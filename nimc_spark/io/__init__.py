@@ -1,0 +1,1 @@
+"""Tables, model registry, run records and quarantine."""

@@ -1,0 +1,316 @@
+"""Raw tables to the lake's `ratings`, `users` and `items`: typed, checked, with every rejected row kept and its reason.
+
+    rows in = rows used + rows quarantined, for each table
+
+Duplicates: ratings of the same user and item by policy: `last` keeps the latest (of equal times the highest rating),
+`mean` keeps one row with the mean, `reject` none. Rows that repeat an id in an attribute table are kept once if all are
+equal, and not at all if they differ, since nothing says which one is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import reduce
+from typing import Any, Literal
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import AtomicType
+
+from nimc_spark.data.declarations import Declaration
+from nimc_spark.errors import DataError
+from nimc_spark.io.contracts import (
+    ID_TYPES,
+    ITEM,
+    NUMERIC_TYPES,
+    RATING,
+    TIME_TYPES,
+    TIMESTAMP,
+    USER,
+    WEIGHT,
+    type_name,
+)
+from nimc_spark.io.feature_faults import feature_faults
+from nimc_spark.io.quarantine import REASON, Faults, first_reason, row_json, write_quarantine
+from nimc_spark.io.sources import CORRUPT, Source, quoted, read_source
+from nimc_spark.io.tables import Lake
+
+Duplicates = Literal["last", "mean", "reject"]
+
+_ROW = "__nimc_row"
+_RATING, _WEIGHT = "__nimc_rating", "__nimc_weight"
+_RANK, _COPIES, _LIST = "__nimc_rank", "__nimc_copies", "__nimc_list"
+_KNOWN = "__nimc_known"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names in the raw tables; the lake's names are fixed (`contracts`)."""
+
+    user: str
+    item: str
+    rating: str
+    weight: str | None = None
+    time: str | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a row must fulfil."""
+
+    rating_range: tuple[float, float] | None = None
+    duplicates: Duplicates = "reject"
+    allow_cold: bool = True
+    user_features: Sequence[Declaration] = ()
+    item_features: Sequence[Declaration] = ()
+
+
+@dataclass(frozen=True)
+class Classified:
+    """A raw table with `REASON`; `used` and `rejected` are its two parts as they are written."""
+
+    rows: DataFrame
+    used: DataFrame
+    rejected: DataFrame
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`counts` as ratings_in, ratings_used, ratings_quarantined, …; `reasons` by table; `versions` as written."""
+
+    counts: Mapping[str, int]
+    reasons: Mapping[str, Mapping[str, int]]
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+
+def prepare(
+    lake: Lake, sources: Mapping[str, Source], columns: Columns, rules: Rules, run_id: str, run_date: date
+) -> Prepared:
+    """Reads `sources` ("ratings", and "users", "items" if there are any), and writes the tables of the same names.
+
+    Raises:
+        DataError: missing files or columns, wrong types, tables of which no row can be used, books that do not balance.
+    """
+    tables = _classified(lake, sources, columns, rules)
+    reasons = _count(tables)
+    counts = _books(reasons, sources)
+    rejected = {name: t.rejected if counts[f"{name}_quarantined"] else None for name, t in tables.items()}
+    written = {"quarantine": write_quarantine(lake, rejected, run_id, run_date)}
+    for name in ("users", "items", "ratings"):
+        if name in tables:
+            written[name] = lake.write(name, tables[name].used)
+    for name, commit in written.items():
+        due = counts[f"{name}_used"] if name in tables else sum(counts[f"{n}_quarantined"] for n in tables)
+        if commit.rows != due:
+            raise DataError(f"table {name}: {commit.rows} rows written, {due} counted: the source changed meanwhile")
+    found = {name: {r: n for r, n in by.items() if r is not None} for name, by in reasons.items()}
+    return Prepared(counts, found, {name: commit.version for name, commit in written.items()})
+
+
+def classify_attributes(
+    df: DataFrame, raw_id: str, id_name: str, declarations: Sequence[Declaration], where: str
+) -> Classified:
+    """Users or items as `read_source` gave them; `raw_id` is the raw name of the id column, `id_name` the lake's.
+
+    Raises DataError for an id or feature column of a type that cannot be one; `where` names the table in it.
+    """
+    raw = [column for column in df.columns if column != CORRUPT]
+    _check_type(df, raw_id, ID_TYPES, where)
+    if raw_id != id_name and id_name.lower() in (column.lower() for column in raw):
+        raise DataError(
+            f"{where}: has a column {id_name} beside its id {raw_id}, which is to be called {id_name}: rename one"
+        )
+    faults = [
+        (F.col(CORRUPT).isNotNull(), "unparseable row"),
+        (F.col(quoted(raw_id)).isNull(), f"null {id_name}"),
+        *feature_faults(df, declarations, where),
+    ]
+    rows = df.withColumn(_ROW, row_json(raw)).withColumn(REASON, first_reason(faults))
+    of_id = _among_accepted([raw_id])
+    ranked = rows.withColumn(_RANK, F.row_number().over(of_id.orderBy(_ROW)))
+    ranked = ranked.withColumn(_COPIES, F.min(_ROW).over(of_id) != F.max(_ROW).over(of_id))
+    repeated: Faults = [
+        (F.col(REASON).isNotNull(), ""),
+        (F.col(_COPIES), f"duplicate {id_name}, rows differ"),
+        (F.col(_RANK) > 1, f"duplicate {id_name}, same row"),
+    ]
+    rows = ranked.withColumn(REASON, F.coalesce(REASON, first_reason(repeated))).drop(_RANK, _COPIES)
+    attributes = [F.col(quoted(column)) for column in raw if column != raw_id]
+    used = rows.where(F.col(REASON).isNull()).select(F.col(quoted(raw_id)).alias(id_name), *attributes)
+    return Classified(rows, used, _rejected(rows, F.col(_ROW)))
+
+
+def classify_ratings(
+    df: DataFrame, columns: Columns, rules: Rules, where: str, known: Mapping[str, DataFrame] | None = None
+) -> Classified:
+    """Ratings as `read_source` gave them.
+
+    `known` maps USER and ITEM to the accepted ids (one column of that name); where it has an entry, ratings of other
+    ids are rejected. Raises DataError for columns of a type that cannot be.
+    """
+    raw = [column for column in df.columns if column != CORRUPT]
+    for column, types in _rating_types(columns):
+        _check_type(df, column, types, where)
+    rows = df.withColumn(_RATING, F.col(quoted(columns.rating)).cast("double"))
+    if columns.weight is not None:
+        rows = rows.withColumn(_WEIGHT, F.col(quoted(columns.weight)).cast("double"))
+    rows = rows.withColumn(REASON, first_reason(_rating_faults(rows, columns, rules.rating_range)))
+    for name, ids in (known or {}).items():
+        rows = _reject_unknown(rows, columns.user if name == USER else columns.item, name, ids)
+    rows = _resolve_duplicates(rows, columns, rules.duplicates)
+    names = {USER: columns.user, ITEM: columns.item, RATING: _RATING}
+    names |= {WEIGHT: _WEIGHT} if columns.weight is not None else {}
+    names |= {TIMESTAMP: columns.time} if columns.time is not None else {}
+    used = rows.where(F.col(REASON).isNull()).select(*(F.col(quoted(old)).alias(new) for new, old in names.items()))
+    return Classified(rows, used, _rejected(rows, row_json(raw)))
+
+
+def _classified(lake: Lake, sources: Mapping[str, Source], columns: Columns, rules: Rules) -> Mapping[str, Classified]:
+    tables: dict[str, Classified] = {}
+    known: dict[str, DataFrame] = {}
+    sides = (("users", columns.user, USER, rules.user_features), ("items", columns.item, ITEM, rules.item_features))
+    for table, raw_id, id_name, declarations in sides:
+        if table not in sources:
+            continue
+        where = f"{table} ({sources[table].path})"
+        df = read_source(lake.spark, table, sources[table], [raw_id])
+        tables[table] = classify_attributes(df, raw_id, id_name, declarations, where)
+        known[id_name] = tables[table].used.select(id_name)
+    where = f"ratings ({sources['ratings'].path})"
+    names = [n for n in (columns.user, columns.item, columns.rating, columns.weight, columns.time) if n is not None]
+    ratings = read_source(lake.spark, "ratings", sources["ratings"], names)
+    for id_name, ids in known.items():
+        _check_same_type(ratings, columns.user if id_name == USER else columns.item, ids, id_name)
+    cold = {} if rules.allow_cold else known
+    return tables | {"ratings": classify_ratings(ratings, columns, rules, where, cold)}
+
+
+def _rating_types(columns: Columns) -> list[tuple[str, Sequence[str]]]:
+    types: list[tuple[str | None, Sequence[str]]] = [
+        (columns.user, ID_TYPES),
+        (columns.item, ID_TYPES),
+        (columns.rating, NUMERIC_TYPES),
+        (columns.weight, NUMERIC_TYPES),
+        (columns.time, TIME_TYPES),
+    ]
+    return [(column, allowed) for column, allowed in types if column is not None]
+
+
+def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] | None) -> Faults:
+    rating = F.col(_RATING)
+    faults = [
+        (F.col(CORRUPT).isNotNull(), "unparseable row"),
+        (F.col(quoted(columns.user)).isNull(), f"null {USER}"),
+        (F.col(quoted(columns.item)).isNull(), f"null {ITEM}"),
+        (rating.isNull(), "null rating"),
+        (_not_finite(rating), "non-finite rating"),
+    ]
+    if limits is not None:
+        faults.append((~rating.between(*limits), f"rating outside [{limits[0]:g}, {limits[1]:g}]"))
+    if columns.weight is not None:
+        weight = F.col(_WEIGHT)
+        faults.append((weight.isNull() | _not_finite(weight) | (weight < 0), "weight is not a number from 0"))
+    if columns.time is not None:
+        time = F.col(quoted(columns.time))
+        faults.append((time.isNull(), "null time"))
+        if type_name(df.schema[columns.time].dataType) in ("float", "double"):
+            faults.append((_not_finite(time), "non-finite time"))
+    return faults
+
+
+def _reject_unknown(rows: DataFrame, raw_id: str, id_name: str, ids: DataFrame) -> DataFrame:
+    marked = ids.select(F.col(id_name).alias(_KNOWN))
+    joined = rows.join(marked, F.col(quoted(raw_id)) == F.col(_KNOWN), "left")
+    unknown = F.when(F.col(_KNOWN).isNull(), F.lit(f"{id_name} has no attribute row"))
+    return joined.withColumn(REASON, F.coalesce(REASON, unknown)).drop(_KNOWN)
+
+
+def _resolve_duplicates(rows: DataFrame, columns: Columns, policy: Duplicates) -> DataFrame:
+    of_pair = _among_accepted([columns.user, columns.item])
+    if policy == "reject":
+        rows = rows.withColumn(_COPIES, F.count(F.lit(1)).over(of_pair))
+        faults: Faults = [(F.col(_COPIES) > 1, "duplicate rating of a user and item")]
+        return rows.withColumn(REASON, F.coalesce(REASON, _if_accepted(faults))).drop(_COPIES)
+    order = [F.col(quoted(columns.time)).desc()] if columns.time is not None else []
+    order += [F.col(_RATING).desc()] + ([F.col(_WEIGHT).desc()] if columns.weight is not None else [])
+    # Rows that are equal so far may differ in columns that are not used: each reading must keep the same one.
+    order.append(F.xxhash64(*(F.col(quoted(f.name)) for f in rows.schema.fields if isinstance(f.dataType, AtomicType))))
+    rows = rows.withColumn(_RANK, F.row_number().over(of_pair.orderBy(*order)))
+    if policy == "mean":
+        rows = _with_means(rows, columns, of_pair)
+    reason = "superseded by a later rating" if policy == "last" else "merged into the mean of duplicate ratings"
+    return rows.withColumn(REASON, F.coalesce(REASON, _if_accepted([(F.col(_RANK) > 1, reason)]))).drop(_RANK)
+
+
+def _with_means(rows: DataFrame, columns: Columns, of_pair: Any) -> DataFrame:
+    """Weighted mean and summed weight of each pair; summed in sorted order, so that partitions do not matter."""
+    weight = F.col(_WEIGHT) if columns.weight is not None else F.lit(1.0)
+    entry = F.struct(F.col(_RATING).alias("r"), weight.alias("w"))
+    rows = rows.withColumn(_LIST, F.array_sort(F.collect_list(entry).over(of_pair)))
+    total = F.aggregate(_LIST, F.lit(0.0), lambda sum_, e: sum_ + e["w"])
+    weighted = F.aggregate(_LIST, F.lit(0.0), lambda sum_, e: sum_ + e["w"] * e["r"]) / total
+    plain = F.aggregate(_LIST, F.lit(0.0), lambda sum_, e: sum_ + e["r"]) / F.size(_LIST)
+    several = F.size(_LIST) > 1
+    mean = F.when(total > 0, weighted).otherwise(plain)
+    rows = rows.withColumn(_RATING, F.when(several, mean).otherwise(F.col(_RATING)))
+    if columns.weight is not None:
+        rows = rows.withColumn(_WEIGHT, F.when(several, total).otherwise(F.col(_WEIGHT)))
+    return rows.drop(_LIST)
+
+
+def _among_accepted(keys: Sequence[str]) -> Any:
+    """Window over the accepted rows of a key; each rejected row is alone, lest all null keys meet in one task."""
+    alone = F.when(F.col(REASON).isNotNull(), F.monotonically_increasing_id())
+    return Window.partitionBy(*(F.col(quoted(key)) for key in keys), alone)
+
+
+def _if_accepted(faults: Faults) -> Column:
+    return F.when(F.col(REASON).isNull(), first_reason(faults))
+
+
+def _not_finite(column: Column) -> Column:
+    return F.isnan(column) | (F.abs(column) == float("inf"))
+
+
+def _rejected(rows: DataFrame, row: Column) -> DataFrame:
+    return rows.where(F.col(REASON).isNotNull()).select(row.alias("row"), F.col(REASON).alias("reason"))
+
+
+def _count(tables: Mapping[str, Classified]) -> dict[str, dict[str | None, int]]:
+    """Rows by table and reason."""
+    reasons: dict[str, dict[str | None, int]] = {name: {} for name in tables}
+    frames = [t.rows.groupBy(F.lit(name).alias("table"), REASON).count() for name, t in tables.items()]
+    for row in reduce(DataFrame.unionAll, frames).collect():
+        reasons[row["table"]][row[REASON]] = row["count"]
+    return reasons
+
+
+def _books(reasons: Mapping[str, Mapping[str | None, int]], sources: Mapping[str, Source]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name, by_reason in reasons.items():
+        rows, used = sum(by_reason.values()), by_reason.get(None, 0)
+        where = f"{name} ({sources[name].path})"
+        if rows == 0:
+            raise DataError(f"{where}: is empty: it has no row")
+        if used == 0:
+            worst = sorted(((n, r) for r, n in by_reason.items() if r is not None), reverse=True)
+            raise DataError(f"{where}: none of {rows} rows can be used: {'; '.join(f'{r}: {n}' for n, r in worst)}")
+        counts |= {f"{name}_in": rows, f"{name}_used": used, f"{name}_quarantined": rows - used}
+    return counts
+
+
+def _check_type(df: DataFrame, column: str, allowed: Sequence[str], where: str) -> None:
+    found = df.schema[column].dataType
+    if type_name(found) not in allowed:
+        raise DataError(f"{where}: column {column} is {found.simpleString()}; allowed: {', '.join(allowed)}")
+
+
+def _check_same_type(ratings: DataFrame, raw_id: str, ids: DataFrame, id_name: str) -> None:
+    here, there = ratings.schema[raw_id].dataType, ids.schema[id_name].dataType
+    if here != there:
+        raise DataError(
+            f"{raw_id} is {here.simpleString()} in ratings, {there.simpleString()} in the attribute table: "
+            "give both the same type in sources.*.schema"
+        )

@@ -1,0 +1,97 @@
+"""Activations φ with φ' and φ'': the one registry.
+
+Adding an activation is one entry in `_FAMILIES`; nothing else changes. The model is A(x, y) = φ_u(Uᵀx)ᵀ φ_v(Vᵀy),
+Eq. (1) of "Nonlinear Inductive Matrix Completion based on One-layer Neural Networks".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from nimc_spark.errors import UsageError
+
+Array = npt.NDArray[np.floating]
+Elementwise = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """φ and its first two derivatives, each elementwise on an array of any shape; the dtype is kept.
+
+    At a kink (ReLU, leaky ReLU at 0) φ' is the right-hand derivative's limit from the left, and φ'' is 0.
+    """
+
+    name: str
+    value: Elementwise
+    slope: Elementwise
+    curvature: Elementwise
+
+
+def _sigmoid_slope(z: Array) -> Array:
+    s: Array = expit(z)
+    slope: Array = s * (1 - s)
+    return slope
+
+
+def _sigmoid_curvature(z: Array) -> Array:
+    s: Array = expit(z)
+    return s * (1 - s) * (1 - 2 * s)
+
+
+def _tanh_slope(z: Array) -> Array:
+    t = np.tanh(z)
+    return 1 - t * t
+
+
+def _tanh_curvature(z: Array) -> Array:
+    t = np.tanh(z)
+    return -2 * t * (1 - t * t)
+
+
+def _rectifier(name: str, leak: float) -> Activation:
+    def slope(z: Array) -> Array:
+        return np.where(z > 0, z.dtype.type(1), z.dtype.type(leak))
+
+    return Activation(name, lambda z: z * slope(z), slope, np.zeros_like)
+
+
+def _leaky_relu(leak: float = 0.01) -> Activation:
+    return _rectifier(f"leaky_relu({leak!r})", leak)
+
+
+_FAMILIES: Mapping[str, Callable[..., Activation]] = {
+    "identity": lambda: Activation("identity", np.array, np.ones_like, np.zeros_like),
+    "sigmoid": lambda: Activation("sigmoid", expit, _sigmoid_slope, _sigmoid_curvature),
+    "tanh": lambda: Activation("tanh", np.tanh, _tanh_slope, _tanh_curvature),
+    "relu": lambda: _rectifier("relu", 0.0),
+    "leaky_relu": _leaky_relu,
+}
+ACTIVATION_NAMES = tuple(_FAMILIES)
+_PARAMETRIC = frozenset({"leaky_relu"})
+
+
+@cache
+def activation(name: str) -> Activation:
+    """The activation called `name`, such as ``"tanh"`` or, with its parameter, ``"leaky_relu(0.1)"``.
+
+    Raises UsageError for a name that is not in the registry.
+    """
+    match = re.fullmatch(r"([a-z_]+)(?:\(([^()]*)\))?", name.strip())
+    family, argument = match.groups() if match else (name, None)
+    try:
+        if family not in _FAMILIES or (argument is not None and family not in _PARAMETRIC):
+            raise ValueError
+        value = [] if argument is None else [float(argument)]
+        if not np.all(np.isfinite(value)):
+            raise ValueError
+    except ValueError:
+        allowed = ", ".join(f"{n}(a)" if n in _PARAMETRIC else n for n in ACTIVATION_NAMES)
+        raise UsageError(f"activation {name!r} is not known; allowed: {allowed}") from None
+    return _FAMILIES[family](*value)

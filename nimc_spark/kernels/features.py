@@ -1,0 +1,130 @@
+"""The feature rows of one part of a side, in named groups of columns, dense or sparse.
+
+Conventions
+    n        rows (users or items) of the part
+    d        columns of the whole side, all groups side by side
+    W        (d, c) parameters of the side, float32 or float64, C order
+    X W      (n, c) in the dtype of the features
+    Xᵀ H     never as a (d, c) array: one `Rows` a group, touched columns only
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+Array = npt.NDArray[np.floating]
+Index = npt.NDArray[np.integer]
+
+
+class Rows(NamedTuple):
+    """Some rows of a (d, c) array that is zero elsewhere: `indices` (m,) strictly increasing, `values` (m, c)."""
+
+    indices: Index
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DenseGroup:
+    """Columns start … start+w of a side: values (n, w), C order."""
+
+    start: int
+    values: Array
+
+    def times(self, weights: Array) -> Array:
+        """X W of this group, (n, c)."""
+        product: Array = self.values @ weights[self.start : self.start + self.values.shape[1]]
+        return product
+
+    def transpose_times(self, rows: Array) -> Rows:
+        """Xᵀ H of this group, H (n, c)."""
+        indices = np.arange(self.start, self.start + self.values.shape[1])
+        return Rows(indices, (self.values.T @ rows).astype(np.float64))
+
+    def squared_transpose_times(self, rows: Array) -> Rows:
+        """(X∘X)ᵀ h of this group, h (n, 1) in float64."""
+        return DenseGroup(self.start, np.square(self.values, dtype=np.float64)).transpose_times(rows)
+
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.values).all())
+
+
+@dataclass(frozen=True)
+class SparseGroup:
+    """A CSR matrix (n, m) over the m columns that the part touches; `columns` (m,) are their places in the side.
+
+    Its products run in the order of the stored entries, so a row's result does not depend on its neighbours: scoring,
+    whose batches are cut anyhow, uses this form for dense data too.
+    """
+
+    columns: Index
+    indptr: Index
+    indices: Index
+    data: Array
+
+    def _matrix(self, data: Array) -> csr_array:
+        return csr_array((data, self.indices, self.indptr), shape=(len(self.indptr) - 1, len(self.columns)))
+
+    def times(self, weights: Array) -> Array:
+        """X W of this group, (n, c)."""
+        product: Array = self._matrix(self.data) @ weights[self.columns]
+        return product
+
+    def transpose_times(self, rows: Array) -> Rows:
+        """Xᵀ H of this group, H (n, c)."""
+        return Rows(self.columns, (self._matrix(self.data).T @ rows).astype(np.float64))
+
+    def squared_transpose_times(self, rows: Array) -> Rows:
+        """(X∘X)ᵀ h of this group, h (n, 1) in float64."""
+        squares = np.square(self.data, dtype=np.float64)
+        return Rows(self.columns, self._matrix(squares).T @ rows)
+
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.data).all())
+
+
+Group = DenseGroup | SparseGroup
+
+
+@dataclass(frozen=True)
+class Part:
+    """The users (or items) of one part: offset (n,) float64 and the feature groups, in the order of the side's columns.
+
+    The offset of user i and that of item j add up to the offset of the pair's score.
+    """
+
+    offset: npt.NDArray[np.float64]
+    groups: tuple[Group, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.offset)
+
+
+def add_rows(left: Rows, right: Rows) -> Rows:
+    """left + right, with the union of their indices."""
+    if np.array_equal(left.indices, right.indices):
+        return Rows(left.indices, left.values + right.values)
+    indices = np.union1d(left.indices, right.indices)
+    values = np.zeros((len(indices), left.values.shape[1]))
+    values[np.searchsorted(indices, left.indices)] += left.values
+    values[np.searchsorted(indices, right.indices)] += right.values
+    return Rows(indices, values)
+
+
+def stack_rows(groups: list[Rows], columns: int) -> Rows:
+    """Rows of disjoint index ranges, in increasing order, as one; no group at all gives zero rows."""
+    if not groups:
+        return Rows(np.empty(0, np.int64), np.empty((0, columns)))
+    return Rows(np.concatenate([g.indices for g in groups]), np.concatenate([g.values for g in groups]))
+
+
+def dense_rows(rows: Rows, height: int) -> npt.NDArray[np.float64]:
+    """The (height, c) array that `rows` stands for."""
+    full = np.zeros((height, rows.values.shape[1]))
+    full[rows.indices] = rows.values
+    return full

@@ -1,0 +1,185 @@
+"""Statistics of a pass: what is summed over Ω. Each is a small monoid of plain sums.
+
+A statistic says what one lane contributes (`of`); `merge` adds two contributions; the mean over |Ω| and the penalties
+enter once, on the driver (`objective.py`). Adding a statistic is one class here, with its finite-difference test.
+
+Conventions
+    Sums     a dict of named sums: float64 arrays, or `Rows` where only touched rows of a (d, c) array travel
+    Lane     a user part with its rating blocks, in block order; sums run in that order, so their bits are fixed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nimc_spark.kernels.features import Part, Rows, add_rows, stack_rows
+from nimc_spark.kernels.model import Forward, Model, Parameters, SideName, backward, forward
+from nimc_spark.kernels.ratings import RatingBlock, inner_products, middle, rating_weights
+
+Sums = dict[str, npt.NDArray[np.float64] | Rows]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One user part and its blocks, each with the number of its item part and that part."""
+
+    users: Part
+    blocks: tuple[tuple[int, Part, RatingBlock], ...]
+
+
+class Sides:
+    """Both sides at one set of parameters; an item part is evaluated once a task, however many lanes use it."""
+
+    def __init__(self, model: Model, parameters: Parameters) -> None:
+        self.model = model
+        self.parameters = Parameters(*(w.astype(model.dtype, copy=False) for w in parameters))
+        self._items: dict[int, Forward] = {}
+
+    def users(self, part: Part) -> Forward:
+        return forward(self.model, SideName.USERS, part, self.parameters.users)
+
+    def items(self, number: int, part: Part) -> Forward:
+        if number not in self._items:
+            self._items[number] = forward(self.model, SideName.ITEMS, part, self.parameters.items)
+        return self._items[number]
+
+
+class Statistic(Protocol):
+    """What one lane adds to the sums of a pass."""
+
+    def of(self, lane: Lane, sides: Sides) -> Sums: ...
+
+
+def merge(left: Sums, right: Sums) -> Sums:
+    """left + right, name by name. Order matters to the last bit, so callers merge in a fixed order."""
+    return {name: _add(value, right[name]) for name, value in left.items()}
+
+
+def _add(left: npt.NDArray[np.float64] | Rows, right: npt.NDArray[np.float64] | Rows) -> npt.NDArray[np.float64] | Rows:
+    if isinstance(left, Rows) and isinstance(right, Rows):
+        return add_rows(left, right)
+    if isinstance(left, Rows) or isinstance(right, Rows):
+        raise TypeError("a sum is either rows or an array in every lane")
+    return left + right
+
+
+# Lanes are merged left to right in groups of this many, the groups likewise: a tree of fixed shape.
+MERGE_FAN = 64
+
+
+def merge_in_order(sums: Sequence[Sums]) -> Sums:
+    """The sum of one or more contributions, in the fixed tree that executors and driver share."""
+    level = list(sums)
+    while len(level) > 1:
+        level = [_merge_run(level[i : i + MERGE_FAN]) for i in range(0, len(level), MERGE_FAN)]
+    return level[0]
+
+
+def _merge_run(run: Iterable[Sums]) -> Sums:
+    iterator = iter(run)
+    total = next(iterator)
+    for sums in iterator:
+        total = merge(total, sums)
+    return total
+
+
+@dataclass(frozen=True)
+class LossGradient:
+    """loss = ½ Σ_Ω w e², users = Xᵀ[P' ∘ (E Q̂)], items = Yᵀ[Q' ∘ (Eᵀ P̂)], all without the factor 1/|Ω|."""
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        users = sides.users(lane.users)
+        loss, gathered = 0.0, np.zeros(users.scores.shape)
+        by_item_part: dict[int, tuple[Part, npt.NDArray[np.float64]]] = {}
+        for number, part, block in lane.blocks:
+            items = sides.items(number, part)
+            block_loss, eq, ep = middle(block, users.scores, items.scores)
+            loss += block_loss
+            gathered += eq
+            before = by_item_part.get(number)
+            by_item_part[number] = (part, ep.astype(np.float64) if before is None else before[1] + ep)
+        model = sides.model
+        return {
+            "loss": np.array([loss]),
+            "users": backward(model, SideName.USERS, lane.users, users.slopes, gathered),
+            "items": _sum_rows(
+                (
+                    backward(model, SideName.ITEMS, part, sides.items(number, part).slopes, sums)
+                    for number, (part, sums) in by_item_part.items()
+                ),
+                model.columns,
+            ),
+        }
+
+
+@dataclass(frozen=True)
+class FeatureCounts:
+    """c_r = Σ_Ω w x_r² of every feature column r, for users (d1, 1) and items (d2, 1); `finite` counts parts with NaN/inf.
+
+    The counts scale the penalty (c_r^p) and the solver's variables; a column with c_r = 0 is masked.
+    """
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        per_user = np.zeros(lane.users.rows)
+        items: list[Rows] = []
+        broken = 0 if _finite(lane.users) else 1
+        for _, part, block in lane.blocks:
+            w = rating_weights(block)
+            per_user += np.bincount(block.users(), w, minlength=lane.users.rows)
+            items.append(_squares(part, np.bincount(block.item, w, minlength=part.rows)))
+            broken += 0 if _finite(part) else 1
+        return {
+            "users": _squares(lane.users, per_user),
+            "items": _sum_rows(items, 1),
+            "non_finite": np.array([float(broken)]),
+        }
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Over Ω, weighted by w: Σw, Σ P̂_i, Σ Q̂_j, and Σ s, Σ s² of the interaction s = φ_u(Uᵀx)ᵀφ_v(Vᵀy).
+
+    The mean P̂ stands for a user of whom nothing is known; the variance of s tells a collapsed model.
+    """
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        k = sides.model.rank
+        p = sides.users(lane.users).scores.astype(np.float64)
+        total: Sums | None = None
+        for number, part, block in lane.blocks:
+            q = sides.items(number, part).scores.astype(np.float64)
+            w = rating_weights(block)
+            s = inner_products(block, p[:, :k], q[:, :k])
+            mine: Sums = {
+                "weight": np.array([w.sum()]),
+                "users": np.bincount(block.users(), w, minlength=len(p)) @ p,
+                "items": np.bincount(block.item, w, minlength=len(q)) @ q,
+                "interaction": np.array([w @ s, w @ (s * s)]),
+            }
+            total = mine if total is None else merge(total, mine)
+        if total is None:
+            raise ValueError("a lane holds at least one block")
+        return total
+
+
+STATISTICS: tuple[Callable[[], Statistic], ...] = (LossGradient, FeatureCounts, Averages)
+
+
+def _finite(part: Part) -> bool:
+    return all(group.finite() for group in part.groups)
+
+
+def _squares(part: Part, weights: npt.NDArray[Any]) -> Rows:
+    return stack_rows([group.squared_transpose_times(weights[:, None]) for group in part.groups], 1)
+
+
+def _sum_rows(rows: Iterable[Rows], columns: int) -> Rows:
+    total: Rows | None = None
+    for more in rows:
+        total = more if total is None else add_rows(total, more)
+    return stack_rows([], columns) if total is None else total

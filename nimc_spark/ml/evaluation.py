@@ -1,0 +1,127 @@
+"""A model on held-out ratings, beside trivial baselines on the same rows.
+
+    global_mean μ · item_mean μ + b_j · user_mean μ + b_i · popularity: number of training ratings (lists only)
+
+Biases are shrunken and fitted on the training ratings alone (`engine/baselines.py`); unknown ids have bias 0. Lists are
+drawn from the items with training ratings, without those that the user rated in training; an item is relevant to a user
+whose held-out rating of it reaches the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline
+from nimc_spark.engine.evaluation import cell_name, evaluate_ranking, evaluate_ratings
+from nimc_spark.engine.pairs import BASELINE
+from nimc_spark.engine.topk import top_k
+from nimc_spark.ml.model import NIMCModel
+from nimc_spark.ml.training import canonical_ratings
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Lists of length k; held-out ratings from `relevant` on are hits."""
+
+    k: int
+    relevant: float
+
+
+def evaluate_model(
+    model: NIMCModel, training: DataFrame, held_out: DataFrame, ranking: Ranking | None
+) -> dict[str, dict[str, Any]]:
+    """{"new_user/known_item": {"n": rows, "model": {"rmse", "mae", "ndcg@k", …}, "item_mean": {…}, …}, …}."""
+    own = canonical_ratings(model, training)
+    shrinkage = Shrinkage(model.getOrDefault("itemShrinkage"), model.getOrDefault("userShrinkage"))
+    item = fit_baseline(own, ["global", "item"], shrinkage)
+    user = fit_baseline(own, ["global", "user"], shrinkage)
+    flagged = _flagged(model, own, held_out).persist()
+    try:
+        columns = {"model": "model", **{name: name for name in ("global_mean", "item_mean", "user_mean")}}
+        scored = _with_means(_with_scores(model, flagged), item, user)
+        cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
+        if ranking is not None:
+            _add_rankings(cells, model, own, flagged, item, ranking)
+    finally:
+        flagged.unpersist()
+    return cells
+
+
+def _flagged(model: NIMCModel, training: DataFrame, held_out: DataFrame) -> DataFrame:
+    """DataFrame(user, item, rating, user_known, item_known): known = has a training rating."""
+    rows = canonical_ratings(model, held_out).select("user", "item", "rating")
+    for side in ("user", "item"):
+        ids = training.select(side).distinct().withColumn(f"{side}_known", F.lit(True))
+        rows = rows.join(ids, side, "left").fillna({f"{side}_known": False})
+    return rows
+
+
+def _with_scores(model: NIMCModel, rows: DataFrame) -> DataFrame:
+    names = {"user": model.getOrDefault("userCol"), "item": model.getOrDefault("itemCol")}
+    pairs = rows.withColumnsRenamed(names)
+    prediction = model.getOrDefault("predictionCol")
+    scored = model.transform(pairs).withColumnRenamed(prediction, "model")
+    return scored.withColumnsRenamed({new: old for old, new in names.items()})
+
+
+def _with_means(rows: DataFrame, item: Baseline, user: Baseline) -> DataFrame:
+    rows = rows.withColumn("global_mean", F.lit(item.mean))
+    for side, biases in (("item", item.items), ("user", user.users)):
+        if biases is not None:
+            table = biases.select(F.col("id").alias(side), F.col("offset").alias("bias"))
+            mean = F.lit(item.mean) + F.coalesce("bias", F.lit(0.0))
+            rows = rows.join(table, side, "left").withColumn(f"{side}_mean", mean).drop("bias")
+    return rows
+
+
+def _add_rankings(
+    cells: dict[str, dict[str, Any]],
+    model: NIMCModel,
+    training: DataFrame,
+    flagged: DataFrame,
+    item: Baseline,
+    ranking: Ranking,
+) -> None:
+    """Ranking metrics into the cells of known items."""
+    wanted = flagged.where(F.col("item_known") & (F.col("rating") >= ranking.relevant)).select(
+        "user", "item", "user_known"
+    )
+    users = wanted.select("user", "user_known").distinct().persist()
+    catalogue = training.groupBy(F.col("item").alias("id")).agg(F.count("*").cast("double").alias("popularity"))
+    catalogue = catalogue.join(item.items, "id") if item.items is not None else catalogue
+    catalogue = catalogue.persist()
+    size = catalogue.count()
+    seen = training.select("user", "item").join(users.select("user"), "user", "semi")
+    lists = {
+        "model": _model_lists(model, users, catalogue, seen, ranking.k),
+        "popularity": _fixed_lists(users, catalogue, F.col("popularity"), seen, ranking.k),
+        "item_mean": _fixed_lists(users, catalogue, F.col("offset"), seen, ranking.k),
+    }
+    for name, frame in lists.items():
+        kept = frame.join(users, "user").persist()
+        for known in (True, False):
+            cell = cells.get(cell_name(known, True))
+            if cell is not None:
+                mine, relevant = (df.where(F.col("user_known") == known) for df in (kept, wanted))
+                cell.setdefault(name, {}).update(evaluate_ranking(mine, relevant, ranking.k, size))
+        kept.unpersist()
+    users.unpersist()
+    catalogue.unpersist()
+
+
+def _model_lists(model: NIMCModel, users: DataFrame, items: DataFrame, seen: DataFrame, k: int) -> DataFrame:
+    user, item = model.getOrDefault("userCol"), model.getOrDefault("itemCol")
+    return model.recommend(
+        k, users.select(F.col("user").alias(user)), items.select(F.col("id").alias(item)), exclude=seen
+    )
+
+
+def _fixed_lists(users: DataFrame, items: DataFrame, value: Column, seen: DataFrame, k: int) -> DataFrame:
+    """The same order for everybody: one column of factors, 1 for users and the value for items."""
+    source = F.lit(BASELINE).alias("source")
+    rows = users.select(F.col("user").alias("id"), F.array(F.lit(1.0)).alias("factors"), source)
+    return top_k(rows, items.select("id", F.array(value).alias("factors"), source), k, seen)

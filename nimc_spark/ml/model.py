@@ -1,0 +1,187 @@
+"""`NIMCModel`: scores of pairs, lists of recommendations, factors."""
+
+from __future__ import annotations
+
+from pyspark.ml import Model
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nimc_spark.engine.factors import SideModel, factor_rows
+from nimc_spark.engine.index import align_id, id_type, quoted
+from nimc_spark.engine.pairs import BASELINE, score_pairs
+from nimc_spark.engine.topk import top_k
+from nimc_spark.errors import DataError, TrainingError, UsageError
+from nimc_spark.kernels.model import SideName
+from nimc_spark.ml.params import NIMCParams, with_accessors
+from nimc_spark.ml.persistence import ModelReader, ModelWriter
+from nimc_spark.ml.sides import side_table
+from nimc_spark.ml.summary import TrainingSummary
+from nimc_spark.ml.tables import HoldsTables
+from nimc_spark.ml.training import Trained
+
+SCORE_SOURCE = "score_source"
+_SETTER = {SideName.USERS: "setUsers or usersTable", SideName.ITEMS: "setItems or itemsTable"}
+
+
+@with_accessors
+class NIMCModel(Model, NIMCParams, HoldsTables):
+    """A trained model. Nobody is dropped: every row gets a score, and `score_source` says where it comes from.
+
+    score_source is "model" where something is known of both the user and the item (features, or an id with training
+    ratings), else "baseline": the unknown side counts as the average of the training ratings' users (items).
+    """
+
+    def __init__(self, trained: Trained | None = None) -> None:
+        super().__init__()
+        self._trained = trained
+        self._users: DataFrame | None = None
+        self._items: DataFrame | None = None
+
+    @property
+    def trained(self) -> Trained:
+        """The numbers of the model, on the driver."""
+        if self._trained is None:
+            raise TrainingError("this NIMCModel is empty: fit a NIMC, or load a saved model")
+        return self._trained
+
+    @property
+    def summary(self) -> TrainingSummary:
+        """What training did."""
+        return self.trained.summary
+
+    @property
+    def userFactors(self) -> DataFrame:
+        """DataFrame(id, features array<double> of rank + 2): the inner product with an item's is the score."""
+        return self._published(SideName.USERS)
+
+    @property
+    def itemFactors(self) -> DataFrame:
+        """DataFrame(id, features array<double> of rank + 2)."""
+        return self._published(SideName.ITEMS)
+
+    def factors(self, side: SideName, features_of: DataFrame | None = None) -> DataFrame:
+        """DataFrame(id, factors, source) of a side: of `features_of` if given, else of its table and its trained ids.
+
+        Raises UsageError if the model has features and no table was given.
+        """
+        own, fitted = self.trained.sides[side], self.trained.features[side]
+        spark = SparkSession.active()
+        ids = _ids_frame(spark, own)
+        if not fitted.declarations:
+            return factor_rows(own, ids, None)
+        held = self._users if side is SideName.USERS else self._items
+        table = side_table(self, side, held, spark) if features_of is None else features_of
+        if table is None:
+            raise UsageError(f"this model scores {side.value} by their features: give them with {_SETTER[side]}")
+        encoded = fitted.encode(table)
+        target = id_type(ids, "id")
+        aligned = encoded.withColumn("id", align_id(F.col("id"), id_type(encoded, "id"), target))
+        known = ids if features_of is None else ids.join(aligned, "id", "semi")
+        return factor_rows(own, known, aligned.where(F.col("id").isNotNull()))
+
+    def recommend(
+        self, k: int, users: DataFrame | None = None, items: DataFrame | None = None, exclude: DataFrame | None = None
+    ) -> DataFrame:
+        """DataFrame(user, rank, item, score, score_source): the k best items of every user, or of those in `users`.
+
+        `users` and `items` have userCol and itemCol, and may bring the attributes of new ones; `exclude` is
+        DataFrame(user, item) of pairs that are never recommended, taken out before the k are chosen.
+        """
+        for_users, from_items = (
+            self.factors(side) if subset is None else self._subset(side, subset)
+            for side, subset in ((SideName.USERS, users), (SideName.ITEMS, items))
+        )
+        return top_k(for_users, from_items, k, exclude)
+
+    def recommendForAllUsers(self, numItems: int) -> DataFrame:
+        """DataFrame(userCol, recommendations array<struct<itemCol, rating>>), as ALS gives it."""
+        return self._lists(self.recommend(numItems), SideName.USERS)
+
+    def recommendForUserSubset(self, dataset: DataFrame, numItems: int) -> DataFrame:
+        """The same for the users in `dataset`, none left out; attributes in it serve users the tables do not have."""
+        return self._lists(self.recommend(numItems, users=dataset), SideName.USERS)
+
+    def recommendForAllItems(self, numUsers: int) -> DataFrame:
+        """DataFrame(itemCol, recommendations array<struct<userCol, rating>>)."""
+        chosen = top_k(self.factors(SideName.ITEMS), self.factors(SideName.USERS), numUsers)
+        return self._lists(chosen, SideName.ITEMS)
+
+    def recommendForItemSubset(self, dataset: DataFrame, numUsers: int) -> DataFrame:
+        """The same for the items in `dataset`."""
+        chosen = top_k(self._subset(SideName.ITEMS, dataset), self.factors(SideName.USERS), numUsers)
+        return self._lists(chosen, SideName.ITEMS)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        columns = [self.side_column(side) for side in SideName]
+        missing = [name for name in columns if name not in dataset.columns]
+        if missing:
+            raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(dataset.columns)}")
+        sides = self.trained.sides
+        clip = self.trained.rating_range if self.getOrDefault("clip") else None
+        return score_pairs(
+            dataset,
+            user_col=columns[0],
+            item_col=columns[1],
+            users=self.factors(SideName.USERS),
+            items=self.factors(SideName.ITEMS),
+            user_default=sides[SideName.USERS].default,
+            item_default=sides[SideName.ITEMS].default,
+            prediction_col=self.getOrDefault("predictionCol"),
+            source_col=SCORE_SOURCE,
+            clip=clip,
+        )
+
+    def _subset(self, side: SideName, dataset: DataFrame) -> DataFrame:
+        """Factor rows of exactly the distinct ids in `dataset`; those unknown get the default row."""
+        column, fitted = self.side_column(side), self.trained.features[side]
+        if column not in dataset.columns:
+            raise DataError(f"the {side.value} have no column {column!r}; they have: {', '.join(dataset.columns)}")
+        sources = {name for d in fitted.declarations for name in d.sources}
+        brings = bool(sources) and sources <= set(dataset.columns)
+        known = self.factors(side, dataset.dropDuplicates([column]) if brings else None)
+        target = id_type(known, "id")
+        wanted = align_id(quoted(column), id_type(dataset, column), target)
+        default = F.array(*(F.lit(v) for v in self.trained.sides[side].default))
+        return (
+            dataset.select(wanted.alias("id"))
+            .where(F.col("id").isNotNull())
+            .distinct()
+            .join(known, "id", "left")
+            .select(
+                "id",
+                F.coalesce("factors", default).alias("factors"),
+                F.coalesce("source", F.lit(BASELINE)).alias("source"),
+            )
+        )
+
+    def _published(self, side: SideName) -> DataFrame:
+        return self.factors(side).select("id", F.col("factors").alias("features"))
+
+    def _lists(self, flat: DataFrame, side: SideName) -> DataFrame:
+        other = SideName.ITEMS if side is SideName.USERS else SideName.USERS
+        entry = F.struct("rank", F.col("item").alias(self.side_column(other)), F.col("score").alias("rating"))
+        ordered = F.array_sort(F.collect_list(entry))
+        without_rank = F.transform(ordered, lambda e: e.dropFields("rank"))
+        own = F.col("user").alias(self.side_column(side))
+        return flat.groupBy(own).agg(without_rank.alias("recommendations"))
+
+    def write(self) -> ModelWriter:
+        return ModelWriter(self)
+
+    def save(self, path: str) -> None:
+        """Write the model to a new folder: JSON, npz and Parquet. Raises UsageError if the path is taken."""
+        self.write().save(path)
+
+    @classmethod
+    def read(cls) -> ModelReader[NIMCModel]:
+        return ModelReader(cls)
+
+    @classmethod
+    def load(cls, path: str) -> NIMCModel:
+        """The model that was saved at `path`. Raises DataError if it is none, or damaged."""
+        model: NIMCModel = cls.read().load(path)
+        return model
+
+
+def _ids_frame(spark: SparkSession, side: SideModel) -> DataFrame:
+    return spark.createDataFrame(side.ids)

@@ -1,0 +1,202 @@
+"""Params of `NIMC` and `NIMCModel`: each with its one default and its allowed values, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pyspark.ml.param import Param, Params, TypeConverters
+
+from nimc_spark.engine.baselines import TERMS, Shrinkage
+from nimc_spark.errors import UsageError
+from nimc_spark.kernels.activations import activation
+from nimc_spark.kernels.model import SideName
+from nimc_spark.solvers import SOLVER_NAMES
+
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a value may be, in words, and the test of it."""
+
+    allowed: str
+    holds: Callable[[Any], bool]
+
+
+def _is_activation(name: Any) -> bool:
+    activation(name)
+    return True
+
+
+def _is_penalty(value: Any) -> bool:
+    """λ or {users: …, items: …}, each λ or {group: λ or {factors: λ, linear: λ}}, as `penalties` reads it."""
+    if isinstance(value, Mapping):
+        return all(_is_penalty(inner) for inner in value.values())
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+_POSITIVE_INT = _Rule("an integer ≥ 1", lambda v: v >= 1)
+_NON_NEGATIVE = _Rule("a finite number ≥ 0", lambda v: 0 <= v < float("inf"))
+_COLUMN = _Rule("the name of a column", lambda v: v != "")
+
+_RULES: Mapping[str, _Rule] = {
+    "rank": _Rule("an integer from 1 to 1000", lambda v: 1 <= v <= 1000),
+    "activation": _Rule("an activation", _is_activation),
+    "userActivation": _Rule("an activation", _is_activation),
+    "itemActivation": _Rule("an activation", _is_activation),
+    "regParam": _NON_NEGATIVE,
+    "linearRegParam": _NON_NEGATIVE,
+    "groupRegParam": _Rule("numbers ≥ 0 by side, group and factors or linear", _is_penalty),
+    "regPower": _Rule("a number from 0 to 1", lambda v: 0 <= v <= 1),
+    "baseline": _Rule(f"a list of {', '.join(TERMS)}; empty for none", lambda v: set(v) <= set(TERMS)),
+    "itemShrinkage": _NON_NEGATIVE,
+    "userShrinkage": _NON_NEGATIVE,
+    "solver": _Rule(", ".join(SOLVER_NAMES), lambda v: v in SOLVER_NAMES),
+    "starts": _Rule("an integer from 1 to 100", lambda v: 1 <= v <= 100),
+    "maxIter": _POSITIVE_INT,
+    "tol": _NON_NEGATIVE,
+    "initSpread": _Rule("a number > 0", lambda v: 0 < v < float("inf")),
+    "dtype": _Rule(", ".join(DTYPES), lambda v: v in DTYPES),
+    "ratingsPerLane": _POSITIVE_INT,
+    "userCol": _COLUMN,
+    "itemCol": _COLUMN,
+    "ratingCol": _COLUMN,
+    "predictionCol": _COLUMN,
+}
+
+
+def _param(name: str, doc: str, converter: Callable[[Any], Any]) -> Param[Any]:
+    return Param(Params._dummy(), name, doc, typeConverter=converter)
+
+
+class NIMCParams(Params):
+    """Columns, objective, solver and data; names follow `pyspark.ml.recommendation.ALS` where it has the same thing."""
+
+    userCol = _param("userCol", "column of user ids, of any type", TypeConverters.toString)
+    itemCol = _param("itemCol", "column of item ids, of any type", TypeConverters.toString)
+    ratingCol = _param("ratingCol", "column of ratings", TypeConverters.toString)
+    weightCol = _param("weightCol", "column of rating weights ≥ 0; unset: all 1", TypeConverters.toString)
+    offsetCol = _param("offsetCol", "column of known parts of the score, at fit; unset: all 0", TypeConverters.toString)
+    predictionCol = _param("predictionCol", "column of predicted ratings", TypeConverters.toString)
+    rank = _param("rank", "k, the number of factors", TypeConverters.toInt)
+    activation = _param("activation", "φ of both sides", TypeConverters.toString)
+    userActivation = _param("userActivation", "φ of the users; unset: activation", TypeConverters.toString)
+    itemActivation = _param("itemActivation", "φ of the items; unset: activation", TypeConverters.toString)
+    linear = _param("linear", "learn linear terms aᵀx + bᵀy", TypeConverters.toBoolean)
+    baseline = _param("baseline", "offsets fitted before training, of global, item, user", TypeConverters.toListString)
+    itemShrinkage = _param("itemShrinkage", "shrinkage of item biases, in ratings", TypeConverters.toFloat)
+    userShrinkage = _param("userShrinkage", "shrinkage of user biases, in ratings", TypeConverters.toFloat)
+    regParam = _param("regParam", "λ of factor rows, in sum form", TypeConverters.toFloat)
+    linearRegParam = _param("linearRegParam", "λ of linear rows, in sum form", TypeConverters.toFloat)
+    groupRegParam = _param(
+        "groupRegParam",
+        "λ by side and feature group, over regParam and linearRegParam: {'users': {'id': {'factors': 1, 'linear': 2}}}",
+        TypeConverters.identity,
+    )
+    regPower = _param(
+        "regPower", "p: λ of a feature is multiplied by its count c to the power p", TypeConverters.toFloat
+    )
+    solver = _param("solver", f"one of {', '.join(SOLVER_NAMES)}", TypeConverters.toString)
+    starts = _param(
+        "starts", "random starts, trained in the same passes; the smallest training loss is kept", TypeConverters.toInt
+    )
+    maxIter = _param("maxIter", "limit of passes over the ratings", TypeConverters.toInt)
+    tol = _param("tol", "relative decrease of the loss below which a step counts as stalled", TypeConverters.toFloat)
+    initSpread = _param(
+        "initSpread", "standard deviation of the pre-activations at a random start", TypeConverters.toFloat
+    )
+    seed = _param("seed", "random seed", TypeConverters.toInt)
+    dtype = _param("dtype", "float32 or float64 of blocks and kernels; sums are float64", TypeConverters.toString)
+    clip = _param("clip", "bound predictions by the range of the training ratings", TypeConverters.toBoolean)
+    ratingsPerLane = _param("ratingsPerLane", "ratings a lane (unit of parallel work) holds", TypeConverters.toInt)
+    usersTable = _param("usersTable", "path or catalog name of the users' attributes", TypeConverters.toString)
+    itemsTable = _param("itemsTable", "path or catalog name of the items' attributes", TypeConverters.toString)
+    userFeatures = _param("userFeatures", "feature declarations of the users", TypeConverters.toList)
+    itemFeatures = _param("itemFeatures", "feature declarations of the items", TypeConverters.toList)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(
+            userCol="user",
+            itemCol="item",
+            ratingCol="rating",
+            predictionCol="prediction",
+            rank=20,
+            activation="identity",
+            linear=True,
+            baseline=["global"],
+            itemShrinkage=Shrinkage.item,
+            userShrinkage=Shrinkage.user,
+            regParam=1.25,
+            linearRegParam=0.5,
+            groupRegParam={},
+            regPower=0.5,
+            solver="auto",
+            starts=1,
+            maxIter=200,
+            tol=3e-5,
+            initSpread=0.3,
+            seed=0,
+            dtype="float32",
+            clip=True,
+            ratingsPerLane=500_000,
+        )
+
+    def validate(self) -> None:
+        """Raise UsageError naming the first Param whose value is not allowed, the value, and what is."""
+        for name, rule in _RULES.items():
+            param = self.getParam(name)
+            if not self.isDefined(param):
+                continue
+            value = self.getOrDefault(param)
+            try:
+                sound = rule.holds(value)
+            except TypeError:
+                sound = False
+            if not sound:
+                raise UsageError(f"{name} = {value!r} is not allowed; allowed: {rule.allowed}")
+
+    def optional(self, name: str) -> Any:
+        """Value of a Param that may be unset, else None."""
+        param = self.getParam(name)
+        return self.getOrDefault(param) if self.isDefined(param) else None
+
+    def side_activation(self, side: SideName) -> str:
+        own = "userActivation" if side is SideName.USERS else "itemActivation"
+        name: str = self.optional(own) or self.getOrDefault("activation")
+        return name
+
+    def side_column(self, side: SideName) -> str:
+        name: str = self.getOrDefault("userCol" if side is SideName.USERS else "itemCol")
+        return name
+
+
+T = TypeVar("T", bound=type)
+
+
+def with_accessors(cls: T) -> T:
+    """Give a class `setName` and `getName` for each of its Params, as every Spark ML class has them."""
+    for param in (value for value in vars(NIMCParams).values() if isinstance(value, Param)):
+        label = param.name[0].upper() + param.name[1:]
+        if not hasattr(cls, f"set{label}"):
+            setattr(cls, f"set{label}", _setter(param.name, param.doc))
+        setattr(cls, f"get{label}", _getter(param.name, param.doc))
+    return cls
+
+
+def _setter(name: str, doc: str) -> Callable[[Any, Any], Any]:
+    def setter(self: Any, value: Any) -> Any:
+        return self._set(**{name: value})
+
+    setter.__doc__ = f"Set {name}: {doc}."
+    return setter
+
+
+def _getter(name: str, doc: str) -> Callable[[Any], Any]:
+    def getter(self: Any) -> Any:
+        return self.getOrDefault(name)
+
+    getter.__doc__ = f"Value of {name}: {doc}."
+    return getter

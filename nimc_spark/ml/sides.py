@@ -1,0 +1,156 @@
+"""One side's input: its table of attributes, its declarations, and what training makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType
+
+from nimc_spark.data.declarations import (
+    ID_GROUP,
+    READY_COLUMN,
+    Declaration,
+    Id,
+    parse_declarations,
+    ready_features_declaration,
+)
+from nimc_spark.engine.baselines import Baseline
+from nimc_spark.engine.blocks import IndexedSide, SideData
+from nimc_spark.engine.feature_checks import check_columns, non_finite
+from nimc_spark.engine.features import FittedFeatures, fit_features
+from nimc_spark.engine.index import align_id, id_type, quoted
+from nimc_spark.errors import DataError, UsageError
+from nimc_spark.kernels.model import SideName
+from nimc_spark.kernels.objective import Layout
+from nimc_spark.ml.params import NIMCParams
+
+_TABLE_PARAM = {SideName.USERS: "usersTable", SideName.ITEMS: "itemsTable"}
+_FEATURES_PARAM = {SideName.USERS: "userFeatures", SideName.ITEMS: "itemFeatures"}
+
+
+@dataclass(frozen=True)
+class SideInput:
+    """Attributes of a side as a DataFrame, or None; the id column in it; and the declarations."""
+
+    side: SideName
+    table: DataFrame | None
+    column: str
+    declarations: tuple[Declaration, ...]
+
+    @property
+    def declared(self) -> bool:
+        """Whether anything but the id is a feature."""
+        return any(not isinstance(d, Id) for d in self.declarations)
+
+
+@dataclass(frozen=True)
+class TrainingSide:
+    """What training needs of a side, and what is saved of its features."""
+
+    features: FittedFeatures
+    data: SideData
+
+    def layout(self, indexed: IndexedSide) -> Layout:
+        """The groups in column order: those declared, then the ids."""
+        groups = [(group.name, group.width) for group in self.features.groups]
+        return Layout((*groups, *([(ID_GROUP, indexed.count)] if self.data.uses_id else [])))
+
+
+def read_table(spark: SparkSession, name: str) -> DataFrame:
+    """A table by path (Delta, or Parquet where there is no Delta log) or by catalog name."""
+    if "/" not in name:
+        return spark.table(name)
+    try:
+        return spark.read.format("delta").load(name)
+    except Exception as error:
+        if "DELTA" not in str(getattr(error, "getCondition", lambda: "")() or error):
+            raise
+        return spark.read.parquet(name)
+
+
+def side_table(params: NIMCParams, side: SideName, held: DataFrame | None, spark: SparkSession) -> DataFrame | None:
+    """The attributes that were set as a DataFrame, else the table that is named, else None."""
+    name = params.optional(_TABLE_PARAM[side])
+    return held if held is not None or name is None else read_table(spark, name)
+
+
+def side_input(params: NIMCParams, side: SideName, held: DataFrame | None, spark: SparkSession) -> SideInput:
+    """A side as its Params and DataFrames say; ids alone where there is no table and no declaration.
+
+    Raises UsageError where declarations and table do not fit together.
+    """
+    table = side_table(params, side, held, spark)
+    raw = params.optional(_FEATURES_PARAM[side])
+    if raw is not None:
+        declarations = parse_declarations(raw)
+    elif table is None:
+        declarations = (Id(),)
+    elif READY_COLUMN in table.columns:
+        declarations = ready_features_declaration()
+    else:
+        raise UsageError(
+            f"the table of {side.value} has no column {READY_COLUMN!r}: declare {_FEATURES_PARAM[side]}, "
+            f"or make that column; it has {', '.join(table.columns)}"
+        )
+    if not declarations:
+        raise UsageError(f"{_FEATURES_PARAM[side]} is empty: declare at least one feature, such as {{'kind': 'id'}}")
+    result = SideInput(side, table, params.side_column(side), declarations)
+    if result.declared and table is None:
+        raise UsageError(f"{_FEATURES_PARAM[side]} needs a table: give {_TABLE_PARAM[side]} or set{side.value.title()}")
+    return result
+
+
+def training_side(source: SideInput, ids: DataFrame, baseline: Baseline) -> TrainingSide:
+    """Fit the features on the entities that have training ratings; `ids` DataFrame(id), distinct.
+
+    Raises DataError for null or repeated ids, and for non-finite features, naming table, column and id.
+    """
+    users = source.side is SideName.USERS
+    offsets = baseline.users if users else baseline.items
+    constant = baseline.mean if users else 0.0
+    uses_id = any(isinstance(d, Id) for d in source.declarations)
+    if not source.declared or source.table is None:
+        fitted = FittedFeatures(source.column, (), ())
+        return TrainingSide(fitted, SideData(None, 0, uses_id, offsets, constant))
+    table = with_id_type(source, id_type(ids, "id"))
+    trained = table.join(ids.withColumnRenamed("id", "__nimc_id"), quoted(source.column) == F.col("__nimc_id"), "semi")
+    fitted = fit_features(trained, source.column, [d for d in source.declarations if not isinstance(d, Id)])
+    return TrainingSide(fitted, SideData(fitted.encode(trained), fitted.width, uses_id, offsets, constant))
+
+
+def with_id_type(source: SideInput, target: DataType) -> DataFrame:
+    """The checked attributes table, its id column in the type of the ratings' ids."""
+    if source.table is None:
+        raise UsageError(f"there is no table of {source.side.value}")
+    table, column = source.table, quoted(source.column)
+    check_columns(table, source.column, source.declarations)
+    broken = non_finite(table, source.declarations)
+    aligned = align_id(column, id_type(table, source.column), target)
+    counts = table.agg(
+        F.count_if(aligned.isNull()), F.count(column) - F.count_distinct(column), F.count_if(broken)
+    ).collect()[0]
+    where = f"the table of {source.side.value}"
+    if counts[0]:
+        kind = target.simpleString()
+        raise DataError(f"{where} has {counts[0]} rows whose {source.column!r} is null or no {kind} as in the ratings")
+    if counts[1]:
+        raise DataError(f"{where} has {counts[1]} repeated values of {source.column!r}: each id must stand once")
+    if counts[2]:
+        raise DataError(
+            f"{where} has {counts[2]} rows with a null, NaN or infinite feature, {_example(source, broken)}"
+        )
+    return table.withColumn(source.column, aligned)
+
+
+def _example(source: SideInput, broken: Column) -> str:
+    if source.table is None:
+        return ""
+    row = source.table.where(broken).select(quoted(source.column), *map(quoted, _sources(source))).first()
+    values = ", ".join(f"{name} = {value!r}" for name, value in (row.asDict() if row else {}).items())
+    return f"such as {values}"
+
+
+def _sources(source: SideInput) -> list[str]:
+    return sorted({name for d in source.declarations for name in d.sources} - {source.column})

@@ -1,0 +1,35 @@
+"""What training did: kept with the model, for people and for run records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Counts of the data, and the course of training.
+
+    losses holds the best objective value (mean loss plus penalties) of the kept start after each pass; `seconds` is
+    wall time. `collapsed`: the factors make no difference between pairs, every score is offset and linear terms alone.
+    """
+
+    ratings: int
+    users: int
+    items: int
+    parameters: int
+    lanes: int
+    passes: int
+    start: int
+    reason: str
+    loss: float
+    losses: tuple[float, ...]
+    seconds: float
+    collapsed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> TrainingSummary:
+        return TrainingSummary(**{**raw, "losses": tuple(raw["losses"])})

@@ -1,0 +1,60 @@
+"""Gradient descent with a step that is halved when the loss does not fall, as a pure step function.
+
+    x₊ = x − t ∇f(x)      t starts at `step_size` and is halved until f falls by c₁ t ‖∇f‖², and kept from then on
+
+Source: the gradient iteration of Theorem 3.3 of the NIMC paper, with backtracking in place of a known 1/M_u.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nimc_spark.solvers.oracle import Evaluation, Vector
+from nimc_spark.solvers.progress import Progress
+from nimc_spark.solvers.solver import Iterate
+from nimc_spark.solvers.stopping import StopReason
+
+_SUFFICIENT_DECREASE = 1e-4
+_MAX_HALVINGS = 40
+
+
+class GdState(NamedTuple):
+    trial: Vector
+    best: Iterate | None
+    step_size: float
+    halvings: int
+    stalls: int
+    stopped: StopReason | None
+
+
+@dataclass(frozen=True)
+class Gd:
+    """Gradient descent; `step_size` is in the solver's (scaled) variables, where the curvature is about 1."""
+
+    progress: Progress
+    step_size: float = 1.0
+
+    def start(self, x: Vector) -> GdState:
+        return GdState(x, None, self.step_size, 0, 0, None)
+
+    def step(self, state: GdState, evaluation: Evaluation) -> GdState:
+        """The state after the trial point was evaluated."""
+        after = Iterate(state.trial, *evaluation)
+        before = state.best
+        if before is None:
+            if not evaluation.finite():
+                return state._replace(best=after, stopped=StopReason.NON_FINITE)
+            stopped = StopReason.GRADIENT if self.progress.flat(after) else None
+            return _move(state._replace(best=after, stopped=stopped), after)
+        needed = _SUFFICIENT_DECREASE * state.step_size * float(before.gradient @ before.gradient)
+        if not evaluation.finite() or evaluation.value > before.value - needed:
+            if state.halvings >= _MAX_HALVINGS:
+                return state._replace(stopped=StopReason.LINE_SEARCH)
+            return _move(state._replace(step_size=state.step_size / 2, halvings=state.halvings + 1), before)
+        stalls, stopped = self.progress.judge(before, after, state.stalls)
+        return _move(state._replace(best=after, halvings=0, stalls=stalls, stopped=stopped), after)
+
+
+def _move(state: GdState, start: Iterate) -> GdState:
+    return state._replace(trial=start.x - state.step_size * start.gradient)

@@ -1,0 +1,56 @@
+"""Minimize from several starts in the same passes, and keep the one with the smallest loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nimc_spark.solvers.oracle import Oracle, Vector
+from nimc_spark.solvers.solver import Iterate, Solver
+from nimc_spark.solvers.stopping import StopReason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where one start ended, and why."""
+
+    iterate: Iterate
+    reason: StopReason
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """After a pass: its number from 1, and the best loss so far of each start."""
+
+    number: int
+    losses: tuple[float, ...]
+
+
+def minimize(
+    oracle: Oracle,
+    solver: Solver[Any],
+    starts: Sequence[Vector],
+    max_passes: int,
+    on_pass: Callable[[PassRecord], None] = lambda record: None,
+) -> list[Outcome]:
+    """Run the solver from every start; a pass evaluates the trial points of all starts still running.
+
+    Stops when all have stopped or after `max_passes` ≥ 1 passes. Outcomes are in the order of the starts.
+    """
+    states = [solver.start(x) for x in starts]
+    for number in range(1, max_passes + 1):
+        running = [i for i, state in enumerate(states) if state.stopped is None]
+        if not running:
+            break
+        evaluations = oracle.evaluate([states[i].trial for i in running])
+        for i, evaluation in zip(running, evaluations, strict=True):
+            states[i] = solver.step(states[i], evaluation)
+        on_pass(PassRecord(number, tuple(state.best.value for state in states)))
+    return [Outcome(state.best, state.stopped or StopReason.MAX_PASSES) for state in states]
+
+
+def best_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+    """The smallest training loss among starts that did not fail; the first outcome if all failed."""
+    sound = [o for o in outcomes if not o.reason.failed]
+    return min(sound, key=lambda o: o.iterate.value) if sound else outcomes[0]

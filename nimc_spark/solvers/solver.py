@@ -1,0 +1,48 @@
+"""The shape of every solver: a pure step function over states.
+
+A state names the next point it wants evaluated; `step` takes the evaluation and returns the next state. The solver
+never calls the oracle, so that several starts share each pass (`multistart.py`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, TypeVar
+
+from nimc_spark.solvers.oracle import Evaluation, Vector
+from nimc_spark.solvers.stopping import StopReason
+
+
+class Iterate(NamedTuple):
+    """A point with its value and gradient."""
+
+    x: Vector
+    value: float
+    gradient: Vector
+
+
+class State(Protocol):
+    """What `minimize` reads of a solver's state."""
+
+    @property
+    def trial(self) -> Vector:
+        """The point to evaluate next."""
+        ...
+
+    @property
+    def best(self) -> Iterate | None:
+        """The last accepted iterate, None before the first evaluation."""
+        ...
+
+    @property
+    def stopped(self) -> StopReason | None: ...
+
+
+S = TypeVar("S", bound=State)
+
+
+class Solver(Protocol[S]):
+    """Frozen config; `start` and `step` are pure."""
+
+    def start(self, x: Vector) -> S: ...
+
+    def step(self, state: S, evaluation: Evaluation) -> S: ...

@@ -1,0 +1,49 @@
+"""Index of ids: places depend on the ids alone, whatever their type and partitioning; ids match by value."""
+
+from __future__ import annotations
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from nimc_spark.engine.index import align_id, index_ids
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 8])
+def test_positions_count_the_ids_of_a_part_in_order(spark: SparkSession, partitions: int) -> None:
+    ids = spark.range(200).select((F.col("id") * 37 % 211).alias("the id")).repartition(partitions)
+    rows = index_ids(ids, "the id", 4).collect()
+    assert {row.id for row in rows} == {i * 37 % 211 for i in range(200)}
+    parts: dict[int, list[tuple[int, int]]] = {}
+    for row in rows:
+        parts.setdefault(row.part, []).append((row.id, row.position))
+    assert sorted(parts) == [0, 1, 2, 3]
+    for members in parts.values():
+        assert [position for _, position in sorted(members)] == list(range(len(members)))
+        assert len(members) > 30
+
+
+def test_an_id_keeps_its_part_in_every_type(spark: SparkSession) -> None:
+    ids = spark.range(50)
+    by_type = [
+        {int(row.id): row.part for row in index_ids(ids.select(F.col("id").cast(kind)), "id", 7).collect()}
+        for kind in ("int", "long", "string")
+    ]
+    assert by_type[0] == by_type[1] == by_type[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "values", "aligned"),
+    [
+        ("int", "int", [7, None], [7, None]),
+        ("string", "int", ["7", "07", "abc", "1.5", None], [7, None, None, None, None]),
+        ("double", "int", [7.0, 1.5, 1e300, float("nan")], [7, None, None, None]),
+        ("long", "int", [7, 2**40], [7, None]),
+        ("long", "string", [7, -1], ["7", "-1"]),
+    ],
+)
+def test_align_id(spark: SparkSession, source: str, target: str, values: list, aligned: list) -> None:
+    df = spark.createDataFrame([(value,) for value in values], f"id {source}")
+    kind = spark.createDataFrame([], f"id {target}").schema["id"].dataType
+    rows = df.select(align_id(F.col("id"), df.schema["id"].dataType, kind).alias("id")).collect()
+    assert [row.id for row in rows] == aligned

@@ -1,0 +1,140 @@
+"""The lake in both formats: commits, versions, partial replacement, contracts, the registry and the record of runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from nimc_spark.errors import DataError, SetupError, UsageError
+from nimc_spark.io.contracts import ddl
+from nimc_spark.io.registry import Registry
+from nimc_spark.io.runs import Run, record_run
+from nimc_spark.io.tables import Lake, Written, ensure_writable
+
+MONDAY, TUESDAY = date(2025, 1, 6), date(2025, 1, 7)
+
+
+@pytest.fixture(params=["delta", "parquet"])
+def lake(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Lake:
+    return Lake(spark, str(tmp_path / "it's a `lake`"), request.param)
+
+
+def rejected(lake: Lake, day: date, *rows: tuple[str, str]) -> DataFrame:
+    return lake.spark.createDataFrame([(day, table, "run", "{}", why) for table, why in rows], ddl("quarantine"))
+
+
+def reasons(lake: Lake, version: int | None = None) -> list[tuple[date, str, str]]:
+    return sorted((r["run_date"], r["table"], r["reason"]) for r in lake.read("quarantine", version).collect())
+
+
+def test_replacing_a_part_leaves_the_rest_and_old_versions(lake: Lake) -> None:
+    assert lake.version("quarantine") is None
+    lake.write("quarantine", rejected(lake, MONDAY, ("ratings", "a"), ("o'b\\", "b")))
+    where = {"run_date": TUESDAY, "table": ["ratings", "users"]}
+    first = lake.write("quarantine", rejected(lake, TUESDAY, ("ratings", "c"), ("users", "d")), replace_where=where)
+    again = lake.write("quarantine", rejected(lake, TUESDAY, ("users", "e")), replace_where=where)
+    assert (first, again) == (Written(1, 2), Written(2, 1))
+    assert reasons(lake) == [(MONDAY, "o'b\\", "b"), (MONDAY, "ratings", "a"), (TUESDAY, "users", "e")]
+    assert len(reasons(lake, 1)) == 4
+    lake.write("quarantine", rejected(lake, MONDAY), replace_where={"table": "o'b\\"})
+    assert reasons(lake) == [(MONDAY, "ratings", "a"), (TUESDAY, "users", "e")]
+    assert lake.write("quarantine", rejected(lake, MONDAY), replace_where={"table": "x' OR '1' = '1"}).rows == 0
+    assert len(reasons(lake)) == 2
+
+
+def test_overwriting_takes_new_columns_of_any_name(lake: Lake) -> None:
+    lake.write("users", lake.spark.createDataFrame([(1, 30)], "user_id int, age int"))
+    odd = lake.spark.createDataFrame([("x", 1.5, 2)], "user_id string, `a.b c` double, `d``e` int")
+    lake.write("users", odd)
+    assert [tuple(row) for row in lake.read("users").collect()] == [("x", 1.5, 2)]
+    assert lake.read("users").columns == ["user_id", "a.b c", "d`e"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("user_id int, item_id int", "table ratings: rating is missing; columns: user_id, item_id, rating"),
+        ("user_id int, item_id int, rating float", "rating is float, must be double"),
+        ("user_id double, item_id int, rating double", "user_id is double, must be an id"),
+        ("user_id int, item_id int, rating double, x int", "x is not a column of this table"),
+    ],
+)
+def test_a_schema_outside_the_contract_is_refused(lake: Lake, columns: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        lake.write("ratings", lake.spark.createDataFrame([], columns))
+    assert lake.version("ratings") is None
+
+
+def test_rows_outside_of_what_is_replaced_are_refused(lake: Lake) -> None:
+    lake.write("quarantine", rejected(lake, MONDAY, ("ratings", "a")))
+    with pytest.raises(DataError, match="outside"):
+        lake.write("quarantine", rejected(lake, MONDAY, ("users", "b")), replace_where={"run_date": TUESDAY})
+    assert reasons(lake) == [(MONDAY, "ratings", "a")]
+
+
+def test_a_missing_table_or_version_is_named(lake: Lake) -> None:
+    with pytest.raises(DataError, match=r"table users: there is none at .*users; run the job that writes it first"):
+        lake.read("users")
+    lake.write("users", lake.spark.createDataFrame([(1,)], "user_id int"))
+    with pytest.raises(DataError, match="table users: version 7 cannot be read; the newest is 0"):
+        lake.read("users", 7)
+
+
+def test_a_run_is_recorded_with_its_numbers(lake: Lake) -> None:
+    started = datetime(2025, 1, 6, 3, 4, 5, tzinfo=UTC)
+    run = Run(
+        "id", MONDAY, "train", started, 1.5, "failed", 5, "c", "0", {"users": 3}, {"in": 4}, "{}", {"fit": 1.0}, "x"
+    )
+    record_run(lake, run)
+    record_run(lake, run)
+    rows = lake.read("runs").collect()
+    assert len(rows) == 2
+    assert rows[0]["table_versions"] == {"users": 3}
+    assert rows[0]["counts"] == {"in": 4}
+    assert (rows[0]["exit_code"], rows[0]["seconds"], rows[0]["run_date"], rows[0]["error"]) == (5, 1.5, MONDAY, "x")
+
+
+def test_the_registry_resolves_versions_and_aliases(lake: Lake) -> None:
+    registry = Registry(lake, "m")
+    with pytest.raises(DataError, match=r"model m: not in .*; there: none; run train first"):
+        registry.resolve()
+    assert registry.next_version() == 1
+    registry.register(1, metrics={"rmse": 0.9}, lineage={"seed": 7})
+    registry.register(2)
+    Registry(lake, "other").register(9)
+    assert registry.next_version() == 3
+    assert registry.resolve().version == 2
+    registry.register(1, alias="production")
+    assert registry.resolve().version == 1
+    assert registry.resolve("candidate").version == 2
+    assert registry.resolve(2).path == lake.path("model_files/m/2")
+    assert registry.entries()[0].metrics == {"rmse": 0.9}
+    with pytest.raises(
+        DataError, match=r"model m 5: not in .*; there: 1 \(candidate\), 1 \(production\), 2 \(candidate\)"
+    ):
+        registry.resolve(5)
+
+
+@pytest.mark.parametrize("path", ["/etc", "model_files/../..", "../x", ""])
+def test_a_registry_path_that_leaves_the_lake_is_not_followed(spark: SparkSession, tmp_path: Path, path: str) -> None:
+    lake = Lake(spark, str(tmp_path), "parquet")
+    row = ("m", 1, "candidate", path, "{}", "{}", datetime(2025, 1, 6, tzinfo=UTC))
+    lake.write("models", spark.createDataFrame([row], ddl("models")))
+    with pytest.raises(DataError, match="leaves the lake"):
+        Registry(lake, "m").resolve()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match="cannot be written: Not a directory"):
+        ensure_writable(str(tmp_path / "file" / "lake"))
+    ensure_writable(str(tmp_path / "new" / "lake"))
+    assert list((tmp_path / "new" / "lake").iterdir()) == []
+
+
+def test_parquet_needs_a_local_folder(spark: SparkSession) -> None:
+    with pytest.raises(UsageError, match="format parquet needs a local folder"):
+        Lake(spark, "s3://bucket/lake", "parquet")

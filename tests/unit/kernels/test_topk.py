@@ -1,0 +1,97 @@
+"""Top-K of a tile: order, exclusions, padding, and bits equal between the compiled loop, numpy and plain Python."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nimc_spark.kernels import topk
+from nimc_spark.kernels._numba import HAVE_NUMBA
+
+
+def csr(mask: np.ndarray) -> topk.Exclusions:
+    indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).astype(np.int64)
+    return indptr, np.nonzero(mask)[1].astype(np.int32)
+
+
+def reference(P: np.ndarray, Q: np.ndarray, k: int, mask: np.ndarray) -> list[list[tuple[int, float]]]:
+    lists = []
+    for i, row in enumerate(P.tolist()):
+        candidates = []
+        for j, column in enumerate(Q.tolist()):
+            score = 0.0
+            for p, q in zip(row, column, strict=True):
+                score = score + p * q
+            if not mask[i, j]:
+                candidates.append((j, score))
+        lists.append(sorted(candidates, key=lambda pair: (-pair[1], pair[0]))[:k])
+    return lists
+
+
+def as_lists(positions: np.ndarray, scores: np.ndarray) -> list[list[tuple[int, float]]]:
+    return [
+        [(int(j), float(s)) for j, s in zip(row, row_scores, strict=True) if j >= 0]
+        for row, row_scores in zip(positions, scores, strict=True)
+    ]
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "compiled" and not HAVE_NUMBA:
+        pytest.skip("numba is absent")
+    monkeypatch.setattr(topk, "HAVE_NUMBA", request.param == "compiled")
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("n", "m", "width"), [(7, 40, 1), (5, 2500, 22), (3, 1024, 7), (4, 1, 4), (1, 1025, 9)])
+@pytest.mark.parametrize("k", [1, 3, 10, 3000])
+def test_same_bits_as_plain_python(path: str, n: int, m: int, width: int, k: int) -> None:
+    random = np.random.default_rng(n * m + width)
+    P = random.normal(size=(n, width)) * 10.0 ** random.integers(-3, 4, size=(n, width))
+    Q = random.normal(size=(m, width))
+    mask = random.random((n, m)) < 0.3
+    positions, scores = topk.top_k_tile(P, Q.T, k, csr(mask))
+    assert as_lists(positions, scores) == reference(P, Q, k, mask)
+
+
+def test_ties_go_to_the_lower_position(path: str) -> None:
+    Qt = np.array([[1.0, 2.0, 2.0, 1.0, 2.0, 1.0]])
+    positions, scores = topk.top_k_tile(np.array([[1.0], [-1.0], [0.0]]), Qt, 4)
+    np.testing.assert_array_equal(positions, [[1, 2, 4, 0], [0, 3, 5, 1], [0, 1, 2, 3]])
+    np.testing.assert_array_equal(scores, [[2, 2, 2, 1], [-1, -1, -1, -2], [0, 0, 0, 0]])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 2**32 - 1))
+def test_many_ties(m: int, k: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    P, Q = random.integers(-1, 2, size=(3, 2)).astype(float), random.integers(-1, 2, size=(m, 2)).astype(float)
+    mask = random.random((3, m)) < 0.2
+    assert as_lists(*topk.top_k_tile(P, Q.T, k, csr(mask))) == reference(P, Q, k, mask)
+
+
+def test_exclusions_come_before_the_cut_and_lists_are_padded(path: str) -> None:
+    mask = np.array([[True, True, False, True], [False, False, False, True]])
+    positions, scores = topk.top_k_tile(np.ones((2, 1)), np.array([[4.0, 3.0, 2.0, 1.0]]), 3, csr(mask))
+    np.testing.assert_array_equal(positions, [[2, -1, -1], [0, 1, 2]])
+    np.testing.assert_array_equal(scores, [[2.0, np.nan, np.nan], [4.0, 3.0, 2.0]])
+
+
+def test_scores_that_are_not_finite_are_no_candidates(path: str) -> None:
+    positions, _ = topk.top_k_tile(np.ones((1, 1)), np.array([[np.nan, 1.0, np.inf, -np.inf, 2.0]]), 4)
+    np.testing.assert_array_equal(positions, [[4, 1, -1, -1]])
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(0, 3, 2), (2, 0, 2), (2, 3, 0)])
+def test_nothing_to_rank(path: str, n: int, m: int, k: int) -> None:
+    positions, scores = topk.top_k_tile(np.ones((n, 2)), np.ones((2, m)), k)
+    assert positions.shape == scores.shape == (n, k)
+    assert (positions[:, : 0 if m else k] == -1).all()
+
+
+def test_dot_columns_adds_in_column_order() -> None:
+    P = np.array([[1e16, 1.0, -1e16]])
+    assert topk.dot_columns(P, np.ones((1, 3))).tolist() == [0.0]
+    assert topk.dot_columns(P[:, [0, 2, 1]], np.ones((1, 3))).tolist() == [1.0]
