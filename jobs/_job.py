@@ -55,6 +55,7 @@ class Context:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     log: logging.Logger = LOGGER
     stages: dict[str, float] = field(default_factory=dict)
+    _within: list[str] = field(default_factory=list)
 
     @cached_property
     def config_hash(self) -> str:
@@ -62,7 +63,9 @@ class Context:
 
     @cached_property
     def spark(self) -> SparkSession:
-        return open_session(f"nimc {self.job}", delta=self.config.format == "delta")
+        session = open_session(f"nimc {self.job}", delta=self.config.format == "delta")
+        self._describe(session)
+        return session
 
     @cached_property
     def lake(self) -> Lake:
@@ -77,22 +80,28 @@ class Context:
         """Times a part of the job; the log and the Spark UI show its name."""
         begun = time.perf_counter()
         self.log.info("%s: %s", self.job, name)
-        self._describe(f"{self.job}: {name}")
+        self._enter([*self._within, name])
         try:
             yield
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + round(time.perf_counter() - begun, 3)
-            self._describe(None)
+            self._enter(self._within[:-1])
         self.log.info("%s: %s took %.1f s", self.job, name, self.stages[name])
 
     def progress(self, what: str, total: int | None = None) -> Progress:
         """`with context.progress("train", 200) as p: p.step("loss 0.4")`: a bar on a terminal, else log lines."""
         return Progress(what, total, self.log)
 
-    def _describe(self, text: str | None) -> None:
-        """Spark job descriptions, which a Connect session does not have."""
-        if "spark" in self.__dict__ and not is_remote():
-            self.spark.sparkContext.setLocalProperty("spark.job.description", text)  # type: ignore[arg-type]
+    def _enter(self, stages: list[str]) -> None:
+        self._within = stages
+        if "spark" in self.__dict__:
+            self._describe(self.spark)
+
+    def _describe(self, session: SparkSession) -> None:
+        """Names the stage in Spark's job descriptions, which a Connect session does not have."""
+        if not is_remote():
+            description = ": ".join([self.job, *self._within])
+            session.sparkContext.setLocalProperty("spark.job.description", description)
 
 
 Body = Callable[[Context], Result]
@@ -114,16 +123,14 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
     begun = time.perf_counter()
     _log_to_stderr()
     context: Context | None = None
-    dry_run = False
-    result = Result()
     error: BaseException | None = None
+    result, status = Result(), "done"
     try:
         arguments = _parser(name, description).parse_args(argv)
-        dry_run = arguments.dry_run
         run_date = arguments.run_date or datetime.now(UTC).date()
         context = Context(name, load_config(arguments.config, arguments.overrides), run_date)
-        if dry_run:
-            result = _dry_result(context)
+        if arguments.dry_run:
+            result, status = _dry_result(context), "dry run"
         else:
             ensure_writable(context.config.lake)
             result = body(context)
@@ -133,29 +140,32 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
         error = caught
     except Exception as caught:
         error = translated(caught) or caught
-    status = "failed" if error else "dry run" if dry_run else "done"
-    code = _exit_code(error)
     if error is not None:
+        status = "failed"
         _report(error)
-    line: dict[str, Any] = {
-        "job": name,
-        "status": status,
-        "exit_code": code,
-        "run_id": context.run_id if context else None,
-    }
-    line |= {"seconds": round(time.perf_counter() - begun, 3)}
-    line |= {
-        "counts": dict(result.counts),
-        "metrics": dict(result.metrics),
-        "paths": dict(result.paths),
-        **result.extra,
-    }
-    if error is not None:
-        line["error"] = _cause(error)
-    if context is not None and not dry_run:
+    line = _line(name, status, context, time.perf_counter() - begun, result, error)
+    if context is not None and status != "dry run":
         _record(context, line, result)
     print(json.dumps(_finite(line), default=str, ensure_ascii=False), flush=True)
-    return code
+    return int(line["exit_code"])
+
+
+def _line(
+    job: str, status: str, context: Context | None, seconds: float, result: Result, error: BaseException | None
+) -> dict[str, Any]:
+    """The result line; `error` is in it only where there is one."""
+    return {
+        "job": job,
+        "status": status,
+        "exit_code": _exit_code(error),
+        "run_id": context.run_id if context is not None else None,
+        "seconds": round(seconds, 3),
+        "counts": result.counts,
+        "metrics": result.metrics,
+        "paths": result.paths,
+        **result.extra,
+        **({} if error is None else {"error": _cause(error)}),
+    }
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

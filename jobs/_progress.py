@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+
+ON_TERMINAL = "NIMC_TERMINAL"
+"""Set to 1 by who starts spark-submit on a terminal: a job cannot see it, since its output goes through a pipe."""
 
 
 class Progress:
@@ -16,7 +20,8 @@ class Progress:
     def __init__(self, what: str, total: int | None, log: logging.Logger) -> None:
         self._what, self._total, self._log = what, total, log
         self._steps = 0
-        self._bar: Any = tqdm(desc=what, total=total, leave=False) if sys.stderr.isatty() else None
+        on_terminal = sys.stderr.isatty() or os.environ.get(ON_TERMINAL) == "1"
+        self._bar: Any = tqdm(desc=what, total=total, leave=False) if on_terminal else None
 
     def step(self, message: str = "") -> None:
         """One step done; `message` says what it gave, such as the loss."""

@@ -3,8 +3,8 @@
 The bytes are self-describing and read without a copy, so a row of a table, a message and a file hold the same thing.
 
 Conventions
-    part    offset list<double>, and for each feature group g0, g1, …: `<g>.start` int64 and `<g>.values` list (dense), or
-            `<g>.columns`, `<g>.indptr`, `<g>.indices`, `<g>.data` lists (sparse)
+    part    offset list<double>, and for each feature group g0, g1, …: `<g>.start` (start, width) and `<g>.values` if it
+            is dense, else `<g>.columns`, `<g>.indptr`, `<g>.indices`, `<g>.data`
     block   row_pointer, item, rating, and weight and offset where there are any
     sums    for each name: `<name>.shape` and `<name>.values`, and `<name>.indices` for rows
 """
@@ -68,7 +68,7 @@ def decode_part(payload: bytes | pa.Buffer) -> Part:
         name = f"g{len(groups)}"
         if f"{name}.start" in fields:
             start, width = (int(v) for v in fields[f"{name}.start"])
-            groups.append(DenseGroup(start, fields[f"{name}.values"].reshape(-1, width)))
+            groups.append(DenseGroup(start, fields[f"{name}.values"].reshape(len(fields["offset"]), width)))
         elif f"{name}.columns" in fields:
             groups.append(SparseGroup(*(fields[f"{name}.{f}"] for f in ("columns", "indptr", "indices", "data"))))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -57,11 +58,11 @@ def records_of_arrays(
     user_cuts = np.linspace(0, users[0].shape[0], lanes + 1).astype(int)
     item_cuts = np.linspace(0, items[0].shape[0], item_parts + 1).astype(int)
     records = []
-    for number, (first, last) in enumerate(zip(item_cuts[:-1], item_cuts[1:], strict=True)):
+    for number, (first, last) in enumerate(pairwise(item_cuts)):
         records.append(Record(ITEM_LANE, Kind.ITEM_PART, number, 0, _part(items, first, last, dtype)))
-    for lane, (first, last) in enumerate(zip(user_cuts[:-1], user_cuts[1:], strict=True)):
+    for lane, (first, last) in enumerate(pairwise(user_cuts)):
         records.append(Record(lane, Kind.USER_PART, 0, 0, _part(users, first, last, dtype)))
-        for number, (low, high) in enumerate(zip(item_cuts[:-1], item_cuts[1:], strict=True)):
+        for number, (low, high) in enumerate(pairwise(item_cuts)):
             user, item = observations.user, observations.item
             chosen = np.flatnonzero((user >= first) & (user < last) & (item >= low) & (item < high))
             if len(chosen):
@@ -85,8 +86,9 @@ def _part(features: Features, first: int, last: int, dtype: str) -> Part:
 
 
 def _block(o: Observations, first: int, last: int, low: int, dtype: str) -> RatingBlock:
-    order = np.lexsort((o.rating, o.item, o.user))
-    o = o.take(order)
+    # A total order: repeated pairs come in the same order whatever the input's.
+    given = [v for v in (o.weight, o.offset) if v is not None]
+    o = o.take(np.lexsort((*given, o.rating, o.item, o.user)))
     pointer = np.searchsorted(o.user, np.arange(first, last + 1)).astype(np.int32)
     optional = (None if v is None else v.astype(dtype) for v in (o.weight, o.offset))
     return RatingBlock(pointer, (o.item - low).astype(np.int32), o.rating.astype(dtype), *optional)

@@ -47,9 +47,12 @@ def write_quarantine(lake: Lake, rejected: Mapping[str, DataFrame | None], run_i
         for table, df in rejected.items()
         if df is not None
     ]
+    tables = list(rejected)
+    version = lake.version("quarantine")
+    if version is not None and not frames:
+        stale = (F.col("run_date") == F.lit(run_date)) & F.col("table").isin(tables)
+        if lake.read("quarantine", version).where(stale).isEmpty():
+            return Written(version, 0)
     nothing = lake.spark.createDataFrame([], ddl("quarantine"))
-    return lake.write(
-        "quarantine",
-        reduce(DataFrame.unionByName, frames, nothing),
-        replace_where={"run_date": run_date, "table": list(rejected)},
-    )
+    rows = reduce(DataFrame.unionByName, frames, nothing)
+    return lake.write("quarantine", rows, replace_where={"run_date": run_date, "table": tables})

@@ -84,12 +84,13 @@ class Lake:
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """The table at `version`, by default the newest. Raises DataError if there is none."""
-        newest = self.version(name)
+        newest = self.version(name) if version is None else version
         if newest is None:
             raise DataError(f"table {name}: there is none at {self.path(name)}; run the job that writes it first")
         try:
-            return self._store.read(self.path(name), newest if version is None else version)
+            return self._store.read(self.path(name), newest)
         except AnalysisException as error:
+            newest = self.version(name)
             raise DataError(f"table {name}: version {version} cannot be read; the newest is {newest}") from error
 
     def write(

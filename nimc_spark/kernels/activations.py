@@ -25,7 +25,7 @@ Elementwise = Callable[[Array], Array]
 class Activation:
     """φ and its first two derivatives, each elementwise on an array of any shape; the dtype is kept.
 
-    At a kink (ReLU, leaky ReLU at 0) φ' is the right-hand derivative's limit from the left, and φ'' is 0.
+    At a kink (ReLU, leaky ReLU at 0) φ' is the derivative from the left, and φ'' is 0.
     """
 
     name: str
@@ -46,12 +46,12 @@ def _sigmoid_curvature(z: Array) -> Array:
 
 
 def _tanh_slope(z: Array) -> Array:
-    t = np.tanh(z)
+    t: Array = np.tanh(z)
     return 1 - t * t
 
 
 def _tanh_curvature(z: Array) -> Array:
-    t = np.tanh(z)
+    t: Array = np.tanh(z)
     return -2 * t * (1 - t * t)
 
 

@@ -52,7 +52,7 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Everything about A(x, y) but the numbers: rank k, widths d1 and d2, activations, linear terms, dtype of blocks."""
+    """Everything about A(x, y) but the numbers: rank k, widths d1 and d2, activations, linear terms, blocks' dtype."""
 
     rank: int
     users_width: int

@@ -55,7 +55,9 @@ class Objective:
     for parameters that exist.
     """
 
-    def __init__(self, model: Model, count: int, strength: Vector, curvature: Vector, mask: npt.NDArray[np.bool_]) -> None:
+    def __init__(
+        self, model: Model, count: int, strength: Vector, curvature: Vector, mask: npt.NDArray[np.bool_]
+    ) -> None:
         self.model = model
         self.count = count
         self.strength = strength
@@ -103,14 +105,16 @@ def _columns(model: Model, factors: npt.NDArray[np.generic], linear: npt.NDArray
     return full.ravel()
 
 
-def random_start(model: Model, counts: Mapping[SideName, Vector], count: int, seed: int, start: int, spread: float) -> Vector:
+def random_start(
+    model: Model, counts: Mapping[SideName, Vector], count: int, seed: int, start: int, spread: float
+) -> Vector:
     """(p,) factors drawn so that each pre-activation xᵀu has standard deviation about `spread`; linear terms 0.
 
     Entries are N(0, spread² / mean ‖x‖²), mean ‖x‖² = Σ_r c_r/|Ω|; the stream depends on seed, start and side alone.
     """
     sides = []
     for index, side in enumerate(SideName):
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, start, index])))
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed % 2**64, start, index])))
         mean_square = float(counts[side].sum()) / count
         weights = np.zeros((model.width(side), model.columns))
         weights[:, : model.rank] = generator.standard_normal((model.width(side), model.rank))

@@ -119,9 +119,10 @@ class LossGradient:
 
 @dataclass(frozen=True)
 class FeatureCounts:
-    """c_r = Σ_Ω w x_r² of every feature column r, for users (d1, 1) and items (d2, 1); `finite` counts parts with NaN/inf.
+    """c_r = Σ_Ω w x_r² of every feature column r, for users (d1, 1) and items (d2, 1).
 
     The counts scale the penalty (c_r^p) and the solver's variables; a column with c_r = 0 is masked.
+    `non_finite` counts parts with NaN or infinite features.
     """
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
@@ -150,7 +151,8 @@ class Averages:
     def of(self, lane: Lane, sides: Sides) -> Sums:
         k = sides.model.rank
         p = sides.users(lane.users).scores.astype(np.float64)
-        total: Sums | None = None
+        sizes = {"weight": 1, "users": k + 2, "items": k + 2, "interaction": 2}
+        total: Sums = {name: np.zeros(size) for name, size in sizes.items()}
         for number, part, block in lane.blocks:
             q = sides.items(number, part).scores.astype(np.float64)
             w = rating_weights(block)
@@ -161,9 +163,7 @@ class Averages:
                 "items": np.bincount(block.item, w, minlength=len(q)) @ q,
                 "interaction": np.array([w @ s, w @ (s * s)]),
             }
-            total = mine if total is None else merge(total, mine)
-        if total is None:
-            raise ValueError("a lane holds at least one block")
+            total = merge(total, mine)
         return total
 
 

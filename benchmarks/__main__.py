@@ -1,0 +1,45 @@
+"""`python -m benchmarks [passes] [u1]`: all by default."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from pyspark.sql import SparkSession
+
+from benchmarks import accuracy_u1, passes
+from benchmarks.report import Row, publish
+from jobs._session import open_session
+from nimc_spark.errors import NimcError
+
+_SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
+    "passes": ("What a pass costs", passes.run),
+    "u1": ("Ids alone against ALS, MovieLens-100k u1", accuracy_u1.run),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measured times, as ratios within one run"
+    )
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(_SUITES)}; all by default")
+    chosen = parser.parse_args().suites or list(_SUITES)
+    unknown = sorted(set(chosen) - set(_SUITES))
+    if unknown:
+        parser.error(f"unknown suite {', '.join(unknown)}; there are: {', '.join(_SUITES)}")
+    spark = open_session("nimc-benchmarks", {"spark.ui.enabled": "false"}, delta=False)
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        for name in chosen:
+            title, run = _SUITES[name]
+            publish(name, title, run(spark))
+    finally:
+        spark.stop()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NimcError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,47 @@
+"""Functions with known minima, as oracles that count their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nimc_spark.solvers.oracle import Evaluation, Vector
+
+
+class Counted:
+    """An oracle of one function; `calls` holds the number of points of every call."""
+
+    def __init__(self, function: Callable[[Vector], tuple[float, Vector]]) -> None:
+        self._function = function
+        self.calls: list[int] = []
+
+    def evaluate(self, points: Sequence[Vector]) -> list[Evaluation]:
+        self.calls.append(len(points))
+        return [Evaluation(*self._function(x)) for x in points]
+
+
+# ½ (x − m)ᵀ A (x − m) + 3 with eigenvalues of A from 0.5 to 2.
+MINIMUM = np.array([1.0, -2.0, 0.5, 3.0])
+_ROTATION = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+HESSIAN = _ROTATION @ np.diag([0.5, 0.8, 1.5, 2.0]) @ _ROTATION.T
+
+
+def quadratic(x: Vector) -> tuple[float, Vector]:
+    gradient = HESSIAN @ (x - MINIMUM)
+    return 0.5 * float((x - MINIMUM) @ gradient) + 3.0, gradient
+
+
+def rosenbrock(x: Vector) -> tuple[float, Vector]:
+    """100 (x₂ − x₁²)² + (1 − x₁)², least at (1, 1)."""
+    a, b = x
+    inner = b - a * a
+    return 100 * inner**2 + (1 - a) ** 2, np.array([-400 * a * inner - 2 * (1 - a), 200 * inner])
+
+
+def fenced(x: Vector) -> tuple[float, Vector]:
+    """Five times the quadratic, NaN further than 0.3 from its minimum: first steps of length 1 and more fall off."""
+    value, gradient = quadratic(x)
+    if np.linalg.norm(x - MINIMUM) > 0.3:
+        return float("nan"), np.full_like(x, np.nan)
+    return 5 * value, 5 * gradient

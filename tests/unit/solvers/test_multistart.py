@@ -1,0 +1,65 @@
+"""Several starts in the same passes: as many passes as the slowest, the same bits as alone, the best one kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nimc_spark.solvers import SOLVERS, solver
+from nimc_spark.solvers.multistart import Outcome, PassRecord, best_outcome, minimize
+from nimc_spark.solvers.progress import Progress
+from nimc_spark.solvers.solver import Iterate
+from nimc_spark.solvers.stopping import StopReason
+from tests.unit.solvers.functions import Counted, rosenbrock
+
+PROGRESS = Progress(tolerance=1e-10, gradient_tolerance=1e-8)
+STARTS = [np.array([-1.2, 1.0]), np.array([1.0, 1.0]), np.array([0.9, 0.8]), np.array([2.0, -1.0])]
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_starts_share_passes_and_equal_separate_runs_bitwise(name: str) -> None:
+    together, method = Counted(rosenbrock), solver(name, PROGRESS)
+    outcomes = minimize(together, method, STARTS, 60)
+    lengths = []
+    for start, outcome in zip(STARTS, outcomes, strict=True):
+        alone = Counted(rosenbrock)
+        single = minimize(alone, method, [start], 60)[0]
+        lengths.append(len(alone.calls))
+        assert single.reason is outcome.reason
+        assert single.iterate.x.tobytes() == outcome.iterate.x.tobytes()
+        assert single.iterate.value == outcome.iterate.value
+    assert lengths[1] == 1
+    assert together.calls == [sum(n > number for n in lengths) for number in range(max(lengths))]
+
+
+def test_passes_are_reported_with_the_best_loss_of_each_start() -> None:
+    records: list[PassRecord] = []
+    outcomes = minimize(Counted(rosenbrock), solver("lbfgs", PROGRESS), STARTS, 12, records.append)
+    assert [record.number for record in records] == list(range(1, 13))
+    losses = np.array([record.losses for record in records])
+    np.testing.assert_allclose(losses[0], [rosenbrock(x)[0] for x in STARTS], rtol=1e-15)
+    assert np.diff(losses, axis=0).max() <= 0
+    assert losses[-1].tolist() == [outcome.iterate.value for outcome in outcomes]
+
+
+def outcome(value: float, reason: StopReason) -> Outcome:
+    return Outcome(Iterate(np.zeros(1), value, np.zeros(1)), reason)
+
+
+def test_the_smallest_loss_among_the_starts_that_did_not_fail_is_kept() -> None:
+    failed = outcome(float("nan"), StopReason.NON_FINITE)
+    good, better = outcome(2.0, StopReason.GRADIENT), outcome(1.0, StopReason.MAX_PASSES)
+    assert best_outcome([failed, good, better]) is better
+    assert best_outcome([better, good, failed]) is better
+    assert best_outcome([failed, good]) is good
+    assert best_outcome([failed, failed]).reason is StopReason.NON_FINITE
+    assert best_outcome([good, outcome(2.0, StopReason.STALLED)]) is good
+
+
+def test_one_failed_start_does_not_stop_the_others() -> None:
+    def function(x: np.ndarray) -> tuple[float, np.ndarray]:
+        return (float("inf"), x) if x[0] > 5 else rosenbrock(x)
+
+    outcomes = minimize(Counted(function), solver("lbfgs", PROGRESS), [np.array([9.0, 0.0]), STARTS[0]], 100)
+    assert [o.reason for o in outcomes] == [StopReason.NON_FINITE, StopReason.GRADIENT]
+    np.testing.assert_allclose(best_outcome(outcomes).iterate.x, [1.0, 1.0], atol=1e-7)

@@ -1,0 +1,171 @@
+"""Every solver: known minima, stop reasons, NaN, and that a step is a pure function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nimc_spark.errors import UsageError
+from nimc_spark.solvers import AUTO, SOLVER_NAMES, SOLVERS, solver
+from nimc_spark.solvers.multistart import minimize
+from nimc_spark.solvers.oracle import Evaluation
+from nimc_spark.solvers.progress import Progress
+from nimc_spark.solvers.solver import Iterate
+from nimc_spark.solvers.stopping import StopReason
+from tests.unit.solvers.functions import HESSIAN, MINIMUM, Counted, fenced, quadratic, rosenbrock
+
+TIGHT = Progress(tolerance=0.0, gradient_tolerance=1e-7)
+START = np.array([-2.0, 1.0, 2.0, -1.0])
+
+
+@pytest.fixture(params=list(SOLVERS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_the_minimum_of_a_quadratic(name: str) -> None:
+    outcome = minimize(Counted(quadratic), solver(name, TIGHT), [START], 400)[0]
+    assert outcome.reason is StopReason.GRADIENT
+    np.testing.assert_allclose(outcome.iterate.x, MINIMUM, rtol=0, atol=1e-6)
+    assert outcome.iterate.value == pytest.approx(3.0, abs=1e-12)
+    np.testing.assert_array_equal(outcome.iterate.gradient, quadratic(outcome.iterate.x)[1])
+
+
+def test_lbfgs_needs_few_passes_on_a_quadratic() -> None:
+    oracle = Counted(quadratic)
+    minimize(oracle, solver("lbfgs", TIGHT), [START], 400)
+    assert len(oracle.calls) <= 20
+
+
+def test_lbfgs_on_rosenbrock() -> None:
+    oracle = Counted(rosenbrock)
+    outcome = minimize(oracle, solver("lbfgs", TIGHT), [np.array([-1.2, 1.0])], 100)[0]
+    assert outcome.reason is StopReason.GRADIENT
+    np.testing.assert_allclose(outcome.iterate.x, [1.0, 1.0], rtol=0, atol=1e-6)
+    assert len(oracle.calls) <= 70
+
+
+def test_gd_on_rosenbrock_falls_at_every_pass() -> None:
+    losses: list[float] = []
+    minimize(
+        Counted(rosenbrock), solver("gd", TIGHT), [np.array([-1.2, 1.0])], 200, lambda r: losses.append(r.losses[0])
+    )
+    assert np.diff(losses).max() <= 0
+    assert losses[-1] < losses[0] / 5
+
+
+def test_a_start_at_the_minimum_stops_after_one_pass(name: str) -> None:
+    oracle = Counted(quadratic)
+    outcome = minimize(oracle, solver(name, TIGHT), [MINIMUM], 10)[0]
+    assert (outcome.reason, oracle.calls) == (StopReason.GRADIENT, [1])
+    np.testing.assert_array_equal(outcome.iterate.x, MINIMUM)
+
+
+@pytest.mark.parametrize("bad", ["value", "gradient"])
+def test_a_start_that_is_not_finite_fails(name: str, bad: str) -> None:
+    def function(x: np.ndarray) -> tuple[float, np.ndarray]:
+        return (np.inf, x) if bad == "value" else (1.0, np.full_like(x, np.nan))
+
+    oracle = Counted(function)
+    outcome = minimize(oracle, solver(name, TIGHT), [START], 10)[0]
+    assert (outcome.reason, oracle.calls) == (StopReason.NON_FINITE, [1])
+    assert outcome.reason.failed
+
+
+def test_a_trial_that_is_not_finite_is_stepped_back_from(name: str) -> None:
+    seen: list[bool] = []
+
+    def function(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = fenced(x)
+        seen.append(np.isnan(value))
+        return value, gradient
+
+    start = MINIMUM + np.array([0.1, -0.1, 0.1, 0.1])
+    outcome = minimize(Counted(function), solver(name, TIGHT), [start], 600)[0]
+    assert any(seen)
+    assert outcome.reason is StopReason.GRADIENT
+    np.testing.assert_allclose(outcome.iterate.x, MINIMUM, rtol=0, atol=1e-6)
+
+
+def test_the_pass_limit_is_not_called_anything_else(name: str) -> None:
+    oracle = Counted(quadratic)
+    outcome = minimize(oracle, solver(name, TIGHT), [START], 4)[0]
+    assert (outcome.reason, oracle.calls) == (StopReason.MAX_PASSES, [1] * 4)
+    assert not outcome.reason.failed
+    assert outcome.iterate.value < quadratic(START)[0]
+
+
+def test_a_loss_that_falls_too_little_stalls(name: str) -> None:
+    progress = Progress(tolerance=1e-3, gradient_tolerance=0.0)
+    outcome = minimize(Counted(quadratic), solver(name, progress), [START], 400)[0]
+    assert outcome.reason is StopReason.STALLED
+    assert outcome.iterate.value == pytest.approx(3.0, rel=1e-2)
+
+
+def test_a_gradient_that_lies_ends_the_line_search(name: str) -> None:
+    outcome = minimize(Counted(lambda x: (float(x @ x), -2 * x)), solver(name, TIGHT), [START], 200)[0]
+    assert outcome.reason is StopReason.LINE_SEARCH
+    np.testing.assert_array_equal(outcome.iterate.x, START)
+
+
+def flat(value: Any) -> Any:
+    """A state as plain data, arrays as bytes."""
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    return [flat(v) for v in value] if isinstance(value, tuple) else value
+
+
+def test_a_step_is_a_pure_function(name: str) -> None:
+    method = solver(name, TIGHT)
+    state = method.start(START)
+    for _ in range(8):
+        before, evaluation = flat(state), Evaluation(*quadratic(state.trial))
+        kept = flat(evaluation)
+        once, twice = method.step(state, evaluation), method.step(state, evaluation)
+        assert flat(once) == flat(twice)
+        assert (flat(state), flat(evaluation)) == (before, kept)
+        state = once
+
+
+def test_lbfgs_keeps_at_most_memory_pairs_with_positive_curvature() -> None:
+    method = SOLVERS["lbfgs"](TIGHT)
+    state = method.start(np.array([-1.2, 1.0]))
+    for _ in range(40):
+        state = method.step(state, Evaluation(*rosenbrock(state.trial)))
+    assert len(state.pairs) == 20
+    assert min(float(s @ y) for s, y in state.pairs) > 0
+
+
+def test_gd_accepts_a_full_step_of_the_written_length() -> None:
+    method = SOLVERS["gd"](TIGHT)
+    state = method.step(method.start(START), Evaluation(*quadratic(START)))
+    np.testing.assert_allclose(state.trial, START - HESSIAN @ (START - MINIMUM), rtol=1e-14)
+
+
+def iterate(value: float, gradient: float = 1.0) -> Iterate:
+    return Iterate(np.zeros(1), value, np.array([gradient]))
+
+
+def test_three_small_steps_in_a_row_stall() -> None:
+    progress = Progress(tolerance=0.01, gradient_tolerance=1e-3)
+    assert progress.judge(iterate(1.0), iterate(0.995), 0) == (1, None)
+    assert progress.judge(iterate(1.0), iterate(0.995), 1) == (2, None)
+    assert progress.judge(iterate(1.0), iterate(0.995), 2) == (3, StopReason.STALLED)
+    assert progress.judge(iterate(1.0), iterate(0.5), 2) == (0, None)
+    assert progress.judge(iterate(1.0), iterate(0.5, 1e-3), 2) == (2, StopReason.GRADIENT)
+    assert progress.flat(Iterate(np.empty(0), 1.0, np.empty(0)))
+
+
+def test_names() -> None:
+    assert solver("auto", TIGHT) == solver(AUTO, TIGHT)
+    assert set(SOLVER_NAMES) == {"auto", "lbfgs", "gd"}
+    with pytest.raises(UsageError) as caught:
+        solver("newton", TIGHT)
+    assert str(caught.value) == "solver 'newton' is not known; allowed: auto, lbfgs, gd"
+
+
+def test_every_reason_has_its_own_message() -> None:
+    assert len({reason.message for reason in StopReason}) == len(StopReason)
+    assert [reason for reason in StopReason if reason.failed] == [StopReason.NON_FINITE]
