@@ -18,6 +18,9 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "u1": ("Ids alone against ALS, MovieLens-100k u1", accuracy_u1.run),
 }
 
+# Over conf/spark: the optimizing JIT, since here queries run many times; and stacks for the long lineages of ALS.
+_SETTINGS = {"spark.ui.enabled": "false", "spark.driver.extraJavaOptions": "-Xss16m"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -28,7 +31,7 @@ def main() -> None:
     unknown = sorted(set(chosen) - set(_SUITES))
     if unknown:
         parser.error(f"unknown suite {', '.join(unknown)}; there are: {', '.join(_SUITES)}")
-    spark = open_session("nimc-benchmarks", {"spark.ui.enabled": "false"}, delta=False)
+    spark = open_session("nimc-benchmarks", _SETTINGS, delta=False)
     spark.sparkContext.setLogLevel("ERROR")
     try:
         for name in chosen:

@@ -42,8 +42,8 @@ def run(spark: SparkSession) -> list[Row]:
     """Rows of NIMC and of ALS on the same rows."""
     train, test = _split(spark)
     truth = test.toPandas()
-    als = [_als(train, test, truth, *setting) for setting in product(_RANKS, _REG_PARAMS)]
     nimc, seconds, passes = _nimc(train, test)
+    als = [_als(train, test, truth, *setting) for setting in product(_RANKS, _REG_PARAMS)]
     best = min(als, key=lambda fit: fit.rmse)
     grid = f"best of rank {_RANKS} × regParam {_REG_PARAMS}: rank {best.rank}, regParam {best.reg_param}"
     spread = f"{min(f.rmse for f in als):.4f}", f"{max(f.rmse for f in als):.4f}"
@@ -52,7 +52,7 @@ def run(spark: SparkSession) -> list[Row]:
         Row("u1: RMSE, Spark ALS", f"{best.rmse:.4f}", *spread, note=f"{grid}; {best.dropped} rows dropped"),
         Row("u1: RMSE, Spark ALS, dropped rows as the mean", f"{best.filled:.4f}", note="the same fit, every row"),
         Row("u1: RMSE, NIMC − ALS", f"{nimc - best.rmse:+.4f}", target="< 0"),
-        Row("u1: fit of NIMC, s", f"{seconds:.1f}", note=f"{passes} passes, first fit of the session's blocks"),
+        Row("u1: fit of NIMC, s", f"{seconds:.1f}", note=f"{passes} passes; the first fit of the session"),
         Row("u1: fit of ALS at its best, s", f"{best.seconds:.1f}", note=_blas(spark)),
         Row("u1: fits of ALS over the grid, s", f"{sum(f.seconds for f in als):.1f}", note=f"{len(als)} fits"),
     ]

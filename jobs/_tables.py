@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from jobs._config import Config
 from jobs._job import Context
-from nimc_spark.engine.splits import Split, split
+from nimc_spark.engine.splits import HELD_OUT, Split, flag_held_out, split
 from nimc_spark.errors import UsageError
 from nimc_spark.io.contracts import ITEM, TIMESTAMP, USER
 from nimc_spark.ml import NIMCModel
@@ -44,6 +45,14 @@ def split_ratings(config: Config, ratings: DataFrame) -> tuple[DataFrame, DataFr
     """(training rows, held-out rows) of the config's split."""
     time = TIMESTAMP if config.columns.time is not None else None
     return split(ratings, split_spec(config), USER, ITEM, time)
+
+
+def split_sizes(config: Config, ratings: DataFrame) -> dict[str, int]:
+    """Rows of the two parts."""
+    time = TIMESTAMP if config.columns.time is not None else None
+    flagged = flag_held_out(ratings, split_spec(config), USER, ITEM, time)
+    held_out, rows = flagged.agg(F.count_if(F.col(HELD_OUT)), F.count("*")).collect()[0]
+    return {"ratings_training": rows - held_out, "ratings_held_out": held_out}
 
 
 def split_spec(config: Config) -> Split:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs._estimator import estimator
 from jobs._job import Context, Result, run_job
-from jobs._tables import Tables, read_tables, split_ratings, split_spec
+from jobs._tables import Tables, read_tables, split_ratings, split_sizes, split_spec
 from nimc_spark import __version__
 from nimc_spark.engine.splits import check_split_counts
 from nimc_spark.errors import TrainingError
@@ -18,9 +18,9 @@ from nimc_spark.solvers.multistart import PassRecord
 def body(context: Context) -> Result:
     with context.stage("read"):
         tables = read_tables(context)
-        training, held_out = split_ratings(context.config, tables.ratings)
-        sizes = {"ratings_training": training.count(), "ratings_held_out": held_out.count()}
-        check_split_counts(*sizes.values(), split_spec(context.config))
+        training, _ = split_ratings(context.config, tables.ratings)
+        sizes = split_sizes(context.config, tables.ratings)
+        check_split_counts(sizes["ratings_training"], sizes["ratings_held_out"], split_spec(context.config))
     nimc = estimator(context.config).setUsers(tables.users).setItems(tables.items)
     with context.stage("train"), context.progress("pass", nimc.getOrDefault("maxIter")) as progress:
 

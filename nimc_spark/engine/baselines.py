@@ -39,14 +39,13 @@ class Baseline:
 
 
 def fit_baseline(ratings: DataFrame, terms: Sequence[str], shrinkage: Shrinkage) -> Baseline:
-    """Fit the terms named in `terms` on ratings(user, item, rating[, weight]).
+    """Fit the terms named in `terms` on ratings(user, item, rating[, weight][, offset]); r is rating − offset.
 
     A user term without an item term is fitted on r − μ alone. Ratings must be finite (`profile_ratings`).
     """
     weight = F.col("weight") if "weight" in ratings.columns else F.lit(1.0)
-    rows = ratings.select(
-        "user", "item", F.col("rating").cast("double").alias("residual"), weight.cast("double").alias("w")
-    )
+    target = F.col("rating") - F.col("offset") if "offset" in ratings.columns else F.col("rating")
+    rows = ratings.select("user", "item", target.cast("double").alias("residual"), weight.cast("double").alias("w"))
     largest, heaviest = _first(rows, F.max(F.abs("residual")), F.max("w"))
     scale, weight_scale = max(largest * heaviest, 1e-300), max(heaviest, 1e-300)
     mean = 0.0
@@ -70,8 +69,10 @@ def fit_baseline(ratings: DataFrame, terms: Sequence[str], shrinkage: Shrinkage)
 
 
 def _biases(rows: DataFrame, column: str, shrinkage: float, scale: float, weight_scale: float) -> DataFrame:
-    bias = exact_sum(F.col("w") * F.col("residual"), scale) / (exact_sum(F.col("w"), weight_scale) + shrinkage)
-    return rows.groupBy(F.col(column).alias("id")).agg(bias.alias("offset"))
+    weights = exact_sum(F.col("w"), weight_scale) + shrinkage
+    bias = F.try_divide(exact_sum(F.col("w") * F.col("residual"), scale), weights)
+    # Null where all weights are 0 and nothing shrinks: such an id has no training rating that counts.
+    return rows.groupBy(F.col(column).alias("id")).agg(F.coalesce(bias, F.lit(0.0)).alias("offset"))
 
 
 def _first(rows: DataFrame, *columns: Column) -> tuple[float, ...]:

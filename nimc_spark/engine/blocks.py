@@ -116,8 +116,8 @@ def build_blocks(
     return BlockSet(records, frozenset(range(len(users.sizes))), blocks, profile.count, sides)
 
 
-def _index(ratings: DataFrame, column: str, distinct: int, least_parts: int, limits: GridLimits) -> IndexedSide:
-    parts = max(least_parts, ceil(distinct / limits.rows_per_part))
+def _index(ratings: DataFrame, column: str, about: int, least_parts: int, limits: GridLimits) -> IndexedSide:
+    parts = max(least_parts, ceil(about / limits.rows_per_part))
     placed = index_ids(ratings.select(F.col(column).alias("id")).distinct(), "id", parts).persist()
     counts: dict[int, int] = dict(placed.groupBy("part").count().collect())
     # A part that placement left empty would be a lane without users: number those that have any, in order.

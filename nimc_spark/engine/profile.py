@@ -12,7 +12,7 @@ from nimc_spark.errors import DataError
 
 @dataclass(frozen=True)
 class RatingsProfile:
-    """|Ω|, distinct users and items, and the range of the ratings."""
+    """|Ω|, about how many users and items there are (to size the grid), and the range of rating − offset."""
 
     count: int
     users: int
@@ -24,16 +24,20 @@ class RatingsProfile:
 def profile_ratings(ratings: DataFrame) -> RatingsProfile:
     """Profile of ratings(user, item, rating[, weight][, offset]).
 
-    Raises DataError for an empty table, null ids, and ratings, weights or offsets that are null, not finite, or
+    Raises DataError for an empty table, weights that are all 0, null ids, and ratings, weights or offsets that are null, not finite, or
     (weights) negative: the number of rows of each is in the message.
     """
     faults = _faults(ratings)
+    target = F.col("rating") - F.col("offset") if "offset" in ratings.columns else F.col("rating")
+    heaviest = F.max("weight") if "weight" in ratings.columns else F.lit(1.0)
     row = ratings.agg(
         F.count(F.lit(1)).alias("count"),
-        F.count_distinct("user").alias("users"),
-        F.count_distinct("item").alias("items"),
-        F.min("rating").alias("lowest"),
-        F.max("rating").alias("highest"),
+        # Merging these sketches does not depend on order: the same number for any partitioning.
+        F.approx_count_distinct("user").alias("users"),
+        F.approx_count_distinct("item").alias("items"),
+        F.min(target).alias("lowest"),
+        F.max(target).alias("highest"),
+        heaviest.alias("heaviest"),
         *(F.count_if(condition).alias(f"fault{i}") for i, condition in enumerate(faults.values())),
     ).first()
     if row is None or row["count"] == 0:
@@ -41,6 +45,8 @@ def profile_ratings(ratings: DataFrame) -> RatingsProfile:
     found = [f"{row[f'fault{i}']} rows with {name}" for i, name in enumerate(faults) if row[f"fault{i}"]]
     if found:
         raise DataError(f"the ratings have {', '.join(found)}; remove them, or let the prepare job quarantine them")
+    if row["heaviest"] == 0:
+        raise DataError("there are no ratings to train on: all weights are 0")
     return RatingsProfile(row["count"], row["users"], row["items"], row["lowest"], row["highest"])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyspark.ml import Estimator
+from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from nimc_spark.errors import UsageError
@@ -24,7 +25,7 @@ def _nothing(record: PassRecord) -> None:
 
 
 @with_accessors
-class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables):
+class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables, MLReadable["NIMC"], MLWritable):
     """Nonlinear inductive matrix completion: score(x, y) = offset + aᵀx + bᵀy + φ(Uᵀx)ᵀ φ(Vᵀy).
 
     With ids alone it takes the place of `ALS`; with `usersTable`/`itemsTable` or `setUsers`/`setItems`, users and items

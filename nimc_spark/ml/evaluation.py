@@ -45,7 +45,7 @@ def evaluate_model(
         scored = _with_means(_with_scores(model, flagged), item, user)
         cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
         if ranking is not None:
-            _add_rankings(cells, model, own, flagged, item, ranking)
+            _add_rankings(cells, model, own, flagged, ranking)
     finally:
         flagged.unpersist()
     return cells
@@ -83,7 +83,6 @@ def _add_rankings(
     model: NIMCModel,
     training: DataFrame,
     flagged: DataFrame,
-    item: Baseline,
     ranking: Ranking,
 ) -> None:
     """Ranking metrics into the cells of known items."""
@@ -92,14 +91,12 @@ def _add_rankings(
     )
     users = wanted.select("user", "user_known").distinct().persist()
     catalogue = training.groupBy(F.col("item").alias("id")).agg(F.count("*").cast("double").alias("popularity"))
-    catalogue = catalogue.join(item.items, "id") if item.items is not None else catalogue
     catalogue = catalogue.persist()
     size = catalogue.count()
     seen = training.select("user", "item").join(users.select("user"), "user", "semi")
     lists = {
         "model": _model_lists(model, users, catalogue, seen, ranking.k),
         "popularity": _fixed_lists(users, catalogue, F.col("popularity"), seen, ranking.k),
-        "item_mean": _fixed_lists(users, catalogue, F.col("offset"), seen, ranking.k),
     }
     for name, frame in lists.items():
         kept = frame.join(users, "user").persist()

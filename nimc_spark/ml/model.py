@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyspark.ml import Model
+from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -14,7 +15,7 @@ from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml.params import NIMCParams, with_accessors
 from nimc_spark.ml.persistence import ModelReader, ModelWriter
-from nimc_spark.ml.sides import side_table
+from nimc_spark.ml.sides import SideInput, side_table, with_id_type
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.ml.tables import HoldsTables
 from nimc_spark.ml.training import Trained
@@ -24,7 +25,7 @@ _SETTER = {SideName.USERS: "setUsers or usersTable", SideName.ITEMS: "setItems o
 
 
 @with_accessors
-class NIMCModel(Model, NIMCParams, HoldsTables):
+class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWritable):
     """A trained model. Nobody is dropped: every row gets a score, and `score_source` says where it comes from.
 
     score_source is "model" where something is known of both the user and the item (features, or an id with training
@@ -62,7 +63,7 @@ class NIMCModel(Model, NIMCParams, HoldsTables):
     def factors(self, side: SideName, features_of: DataFrame | None = None) -> DataFrame:
         """DataFrame(id, factors, source) of a side: of `features_of` if given, else of its table and its trained ids.
 
-        Raises UsageError if the model has features and no table was given.
+        Raises UsageError if the model has features and no table was given, DataError for unusable rows in it.
         """
         own, fitted = self.trained.sides[side], self.trained.features[side]
         spark = SparkSession.active()
@@ -73,11 +74,10 @@ class NIMCModel(Model, NIMCParams, HoldsTables):
         table = side_table(self, side, held, spark) if features_of is None else features_of
         if table is None:
             raise UsageError(f"this model scores {side.value} by their features: give them with {_SETTER[side]}")
-        encoded = fitted.encode(table)
-        target = id_type(ids, "id")
-        aligned = encoded.withColumn("id", align_id(F.col("id"), id_type(encoded, "id"), target))
-        known = ids if features_of is None else ids.join(aligned, "id", "semi")
-        return factor_rows(own, known, aligned.where(F.col("id").isNotNull()))
+        checked = with_id_type(SideInput(side, table, fitted.id_col, fitted.declarations), id_type(ids, "id"))
+        encoded = fitted.encode(checked)
+        known = ids if features_of is None else ids.join(encoded, "id", "semi")
+        return factor_rows(own, known, encoded)
 
     def recommend(
         self, k: int, users: DataFrame | None = None, items: DataFrame | None = None, exclude: DataFrame | None = None
@@ -138,7 +138,8 @@ class NIMCModel(Model, NIMCParams, HoldsTables):
             raise DataError(f"the {side.value} have no column {column!r}; they have: {', '.join(dataset.columns)}")
         sources = {name for d in fitted.declarations for name in d.sources}
         brings = bool(sources) and sources <= set(dataset.columns)
-        known = self.factors(side, dataset.dropDuplicates([column]) if brings else None)
+        given = dataset.where(quoted(column).isNotNull()).dropDuplicates([column])
+        known = self.factors(side, given if brings else None)
         target = id_type(known, "id")
         wanted = align_id(quoted(column), id_type(dataset, column), target)
         default = F.array(*(F.lit(v) for v in self.trained.sides[side].default))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pyspark.ml.param import Param, Params, TypeConverters
 
@@ -31,7 +31,7 @@ def _is_activation(name: Any) -> bool:
 
 
 def _is_penalty(value: Any) -> bool:
-    """λ or {users: …, items: …}, each λ or {group: λ or {factors: λ, linear: λ}}, as `penalties` reads it."""
+    """λ, or a mapping of them to any depth; `penalties` knows the names."""
     if isinstance(value, Mapping):
         return all(_is_penalty(inner) for inner in value.values())
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
@@ -48,7 +48,10 @@ _RULES: Mapping[str, _Rule] = {
     "itemActivation": _Rule("an activation", _is_activation),
     "regParam": _NON_NEGATIVE,
     "linearRegParam": _NON_NEGATIVE,
-    "groupRegParam": _Rule("numbers ≥ 0 by side, group and factors or linear", _is_penalty),
+    "groupRegParam": _Rule(
+        "a mapping of numbers ≥ 0 by side, group and factors or linear",
+        lambda v: isinstance(v, Mapping) and _is_penalty(v),
+    ),
     "regPower": _Rule("a number from 0 to 1", lambda v: 0 <= v <= 1),
     "baseline": _Rule(f"a list of {', '.join(TERMS)}; empty for none", lambda v: set(v) <= set(TERMS)),
     "itemShrinkage": _NON_NEGATIVE,
@@ -143,6 +146,13 @@ class NIMCParams(Params):
             clip=True,
             ratingsPerLane=500_000,
         )
+
+    def _set(self, **values: Any) -> Self:
+        """Raises UsageError for a value of another type."""
+        try:
+            return super()._set(**values)
+        except TypeError as error:
+            raise UsageError(str(error)) from None
 
     def validate(self) -> None:
         """Raise UsageError naming the first Param whose value is not allowed, the value, and what is."""

@@ -1,6 +1,6 @@
 """Saving and loading: folders of JSON, npz and Parquet, no pickle, the same bits back.
 
-    manifest.json               format version, class, members, router, summary, and a checksum of every file below
+    manifest.json               format version, class, members, router, summary, checksums of every file and of itself
     metadata/part-00000         the Params, as Spark ML lays them out, so that Pipelines can hold these classes
     members/<name>/model.json   shape, defaults, rating range, and what each side's features were fitted to
     members/<name>/parameters.npz          U and V of the declared feature columns
@@ -43,6 +43,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 METADATA = "metadata/part-00000"
 _MEMBER = "members/main"
+# The manifest's checksum of itself without this entry.
+_OWN_CHECKSUM = "checksum"
 
 P = TypeVar("P", bound=Params)
 
@@ -81,9 +83,9 @@ class ModelWriter(ParamsWriter):
             "members": {"main": _MEMBER},
             "router": {"default": "main"},
             "summary": trained.summary.to_json(),
-            "checksums": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+            "checksums": {name: _checksum(content) for name, content in sorted(files.items())},
         }
-        return {**files, MANIFEST: _json(manifest)}
+        return {**files, MANIFEST: _json({**manifest, _OWN_CHECKSUM: _checksum(_json(manifest))})}
 
 
 class ParamsReader(MLReader[Any], Generic[P]):
@@ -116,7 +118,9 @@ class ModelReader(ParamsReader[Any], Generic[P]):
         manifest = folder.json(MANIFEST)
         if manifest.get("format") != FORMAT:
             raise DataError(f"{folder.path} has model format {manifest.get('format')!r}; this version reads {FORMAT}")
-        folder.verify(manifest.get("checksums", {}))
+        if manifest.pop(_OWN_CHECKSUM, None) != _checksum(_json(manifest)):
+            raise DataError(f"{folder.path}/{MANIFEST} is damaged: its checksum is not its own")
+        folder.verify(manifest["checksums"])
         model = super().build(folder)
         model._trained = _member(folder, TrainingSummary.from_json(manifest["summary"]))
         return model
@@ -179,6 +183,10 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, sort_keys=True) + "\n").encode()
 
 
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
@@ -214,7 +222,7 @@ class _Folder:
 
     def verify(self, checksums: Mapping[str, str]) -> None:
         for name, expected in checksums.items():
-            if hashlib.sha256(self.read(name)).hexdigest() != expected:
+            if _checksum(self.read(name)) != expected:
                 raise DataError(f"{self.path}/{name} is damaged: its checksum is not that of the manifest")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
@@ -59,15 +60,22 @@ class TrainingSide:
 
 
 def read_table(spark: SparkSession, name: str) -> DataFrame:
-    """A table by path (Delta, or Parquet where there is no Delta log) or by catalog name."""
-    if "/" not in name:
-        return spark.table(name)
+    """A table by path (Delta, or Parquet where there is no Delta log) or by catalog name.
+
+    Raises DataError if there is none.
+    """
     try:
-        return spark.read.format("delta").load(name)
-    except Exception as error:
-        if "DELTA" not in str(getattr(error, "getCondition", lambda: "")() or error):
-            raise
-        return spark.read.parquet(name)
+        if "/" not in name:
+            return spark.table(name)
+        try:
+            return spark.read.format("delta").load(name)
+        except AnalysisException as error:
+            if "DELTA" not in (error.getCondition() or str(error)):
+                raise
+            return spark.read.parquet(name)
+    except AnalysisException as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"there is no table {name!r}, neither a path nor in the catalog: {reason}") from None
 
 
 def side_table(params: NIMCParams, side: SideName, held: DataFrame | None, spark: SparkSession) -> DataFrame | None:

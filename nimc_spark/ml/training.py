@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import NumericType
 
 from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.engine.baselines import Shrinkage, fit_baseline
 from nimc_spark.engine.blocks import BlockSet, GridLimits, build_blocks
 from nimc_spark.engine.factors import SideModel, trained_ids
@@ -92,11 +94,11 @@ def canonical_ratings(params: NIMCParams, dataset: DataFrame) -> DataFrame:
         raise DataError(f"the ratings have no column {', '.join(missing)}; they have: {', '.join(dataset.columns)}")
     columns = []
     for role, name in used.items():
-        kind = dataset.schema[name].dataType.simpleString()
+        kind = dataset.schema[name].dataType
         if role in ("user", "item"):
             columns.append(quoted(name).alias(role))
-        elif kind in ("string", "boolean", "date", "timestamp") or kind.startswith(("array", "struct", "map")):
-            raise DataError(f"the column {name!r} ({roles[role]}) is {kind}; it must be a number")
+        elif not isinstance(kind, NumericType):
+            raise DataError(f"the column {name!r} ({roles[role]}) is {kind.simpleString()}; it must be a number")
         else:
             columns.append(quoted(name).cast("double").alias(role))
     return dataset.select(*columns)
@@ -136,8 +138,8 @@ class _Fit:
         averages = self._oracle.run(Averages(), self._model, [parameters])[0]
         summary = TrainingSummary(
             ratings=self._profile.count,
-            users=self._profile.users,
-            items=self._profile.items,
+            users=self._blocks.sides[SideName.USERS].count,
+            items=self._blocks.sides[SideName.ITEMS].count,
             parameters=int(goal.mask.sum()),
             lanes=len(self._blocks.lanes),
             passes=len(losses),
@@ -173,7 +175,9 @@ class _Fit:
             for number in range(self._get("starts"))
         ]
         method = solver(self._get("solver"), Progress(self._get("tol"), _GRADIENT_TOLERANCE))
-        outcomes = minimize(scaled, method, [scaled.to_scaled(s) for s in starts], self._get("maxIter"), record)
+        # A fixed number of threads: the solver's inner products must not depend on the machine's cores.
+        with one_blas_thread():
+            outcomes = minimize(scaled, method, [scaled.to_scaled(s) for s in starts], self._get("maxIter"), record)
         best = best_outcome(outcomes)
         if best.reason.failed:
             raise TrainingError(
