@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs._config import Config
+from nimc_spark.engine.index import quoted
 from nimc_spark.io.contracts import ITEM, USER
 
 _USERS, _ITEMS = 3, 5
@@ -22,8 +23,7 @@ def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[d
     rows = lists.where(F.col("rank") <= _ITEMS).join(F.broadcast(some), USER)
     title = config.columns.title
     if items is not None and title is not None and title in items.columns:
-        quoted = F.col("`" + title.replace("`", "``") + "`")
-        rows = rows.join(items.select(ITEM, quoted.cast("string").alias("__nimc_title")), ITEM, "left")
+        rows = rows.join(items.select(ITEM, quoted(title).cast("string").alias("__nimc_title")), ITEM, "left")
     else:
         rows = rows.withColumn("__nimc_title", F.lit(None).cast("string"))
     found: dict[Any, list[dict[str, Any]]] = {}

@@ -11,6 +11,7 @@ from jobs._tables import Tables, read_tables, split_ratings, split_sizes, split_
 from nimc_spark import __version__
 from nimc_spark.engine.splits import check_split_counts
 from nimc_spark.errors import TrainingError
+from nimc_spark.io.registry import Entry
 from nimc_spark.ml import NIMCModel
 from nimc_spark.solvers.multistart import PassRecord
 
@@ -39,12 +40,11 @@ def body(context: Context) -> Result:
         entry = _register(context, model, tables)
     metrics = {"loss": summary.loss, "passes": summary.passes, "stop_reason": summary.reason}
     counts = {**sizes, "users": summary.users, "items": summary.items, "parameters": summary.parameters}
-    paths = {"model": entry}
-    return Result(counts, metrics, paths, tables.versions, {"model_version": context.registry.next_version() - 1})
+    return Result(counts, metrics, {"model": entry.path}, tables.versions, {"model_version": entry.version})
 
 
-def _register(context: Context, model: NIMCModel, tables: Tables) -> str:
-    """Save and register the next version; the path of its files."""
+def _register(context: Context, model: NIMCModel, tables: Tables) -> Entry:
+    """Save and register the next version."""
     version = context.registry.next_version()
     path = context.registry.path(version)
     # Files that an interrupted run left under this number were never registered: nobody reads them.
@@ -59,8 +59,7 @@ def _register(context: Context, model: NIMCModel, tables: Tables) -> str:
     }
     summary = model.summary
     metrics = {"loss": summary.loss, "passes": summary.passes, "stop_reason": summary.reason, "losses": summary.losses}
-    context.registry.register(version, metrics=metrics, lineage=lineage)
-    return path
+    return context.registry.register(version, metrics=metrics, lineage=lineage)
 
 
 def main(argv: Sequence[str]) -> int:

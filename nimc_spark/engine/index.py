@@ -10,9 +10,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
 
+def quoted_name(name: str) -> str:
+    """The name as SQL reads it: dots, spaces and backticks in it are only characters."""
+    return "`" + name.replace("`", "``") + "`"
+
+
 def quoted(name: str) -> Column:
-    """The column of exactly this name, whatever dots, spaces or backticks it has."""
-    return F.col("`" + name.replace("`", "``") + "`")
+    """The column of exactly this name, whatever characters it has."""
+    return F.col(quoted_name(name))
 
 
 def id_type(df: DataFrame, name: str) -> DataType:

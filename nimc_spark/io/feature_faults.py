@@ -11,9 +11,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BooleanType, NumericType
 
 from nimc_spark.data.declarations import Declaration
+from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError
 from nimc_spark.io.quarantine import Faults
-from nimc_spark.io.sources import quoted
 
 
 def feature_faults(df: DataFrame, declarations: Sequence[Declaration], where: str) -> Faults:
@@ -38,7 +38,7 @@ def feature_faults(df: DataFrame, declarations: Sequence[Declaration], where: st
 
 
 def _number_faults(df: DataFrame, name: str, kind: str, where: str) -> Faults:
-    column, data_type = F.col(quoted(name)), df.schema[name].dataType
+    column, data_type = quoted(name), df.schema[name].dataType
     if isinstance(data_type, NumericType | BooleanType):
         return [(_not_finite(column.cast("double")), f"non-finite {name}")]
     is_array = isinstance(data_type, ArrayType) and isinstance(data_type.elementType, NumericType)

@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType
 
 from nimc_spark.data.declarations import Declaration
+from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import (
     ID_TYPES,
@@ -34,7 +35,7 @@ from nimc_spark.io.contracts import (
 )
 from nimc_spark.io.feature_faults import feature_faults
 from nimc_spark.io.quarantine import REASON, Faults, first_reason, row_json, write_quarantine
-from nimc_spark.io.sources import CORRUPT, Source, quoted, read_source
+from nimc_spark.io.sources import CORRUPT, Source, read_source
 from nimc_spark.io.tables import Lake
 
 Duplicates = Literal["last", "mean", "reject"]
@@ -124,7 +125,7 @@ def classify_attributes(
         )
     faults = [
         (F.col(CORRUPT).isNotNull(), "unparseable row"),
-        (F.col(quoted(raw_id)).isNull(), f"null {id_name}"),
+        (quoted(raw_id).isNull(), f"null {id_name}"),
         *feature_faults(df, declarations, where),
     ]
     rows = df.withColumn(_ROW, row_json(raw)).withColumn(REASON, first_reason(faults))
@@ -137,8 +138,8 @@ def classify_attributes(
         (F.col(_RANK) > 1, f"duplicate {id_name}, same row"),
     ]
     rows = ranked.withColumn(REASON, F.coalesce(REASON, first_reason(repeated))).drop(_RANK, _COPIES)
-    attributes = [F.col(quoted(column)) for column in raw if column != raw_id]
-    used = rows.where(F.col(REASON).isNull()).select(F.col(quoted(raw_id)).alias(id_name), *attributes)
+    attributes = [quoted(column) for column in raw if column != raw_id]
+    used = rows.where(F.col(REASON).isNull()).select(quoted(raw_id).alias(id_name), *attributes)
     return Classified(rows, used, _rejected(rows, F.col(_ROW)))
 
 
@@ -153,9 +154,9 @@ def classify_ratings(
     raw = [column for column in df.columns if column != CORRUPT]
     for column, types in _rating_types(columns):
         _check_type(df, column, types, where)
-    rows = df.withColumn(_RATING, F.col(quoted(columns.rating)).cast("double"))
+    rows = df.withColumn(_RATING, quoted(columns.rating).cast("double"))
     if columns.weight is not None:
-        rows = rows.withColumn(_WEIGHT, F.col(quoted(columns.weight)).cast("double"))
+        rows = rows.withColumn(_WEIGHT, quoted(columns.weight).cast("double"))
     rows = rows.withColumn(REASON, first_reason(_rating_faults(rows, columns, rules.rating_range)))
     for name, ids in (known or {}).items():
         rows = _reject_unknown(rows, columns.user if name == USER else columns.item, name, ids)
@@ -163,7 +164,7 @@ def classify_ratings(
     names = {USER: columns.user, ITEM: columns.item, RATING: _RATING}
     names |= {WEIGHT: _WEIGHT} if columns.weight is not None else {}
     names |= {TIMESTAMP: columns.time} if columns.time is not None else {}
-    used = rows.where(F.col(REASON).isNull()).select(*(F.col(quoted(old)).alias(new) for new, old in names.items()))
+    used = rows.where(F.col(REASON).isNull()).select(*(quoted(old).alias(new) for new, old in names.items()))
     return Classified(rows, used, _rejected(rows, row_json(raw)))
 
 
@@ -202,8 +203,8 @@ def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] 
     rating = F.col(_RATING)
     faults = [
         (F.col(CORRUPT).isNotNull(), "unparseable row"),
-        (F.col(quoted(columns.user)).isNull(), f"null {USER}"),
-        (F.col(quoted(columns.item)).isNull(), f"null {ITEM}"),
+        (quoted(columns.user).isNull(), f"null {USER}"),
+        (quoted(columns.item).isNull(), f"null {ITEM}"),
         (rating.isNull(), "null rating"),
         (_not_finite(rating), "non-finite rating"),
     ]
@@ -213,7 +214,7 @@ def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] 
         weight = F.col(_WEIGHT)
         faults.append((weight.isNull() | _not_finite(weight) | (weight < 0), "weight is not a number from 0"))
     if columns.time is not None:
-        time = F.col(quoted(columns.time))
+        time = quoted(columns.time)
         faults.append((time.isNull(), "null time"))
         if type_name(df.schema[columns.time].dataType) in ("float", "double"):
             faults.append((_not_finite(time), "non-finite time"))
@@ -222,7 +223,7 @@ def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] 
 
 def _reject_unknown(rows: DataFrame, raw_id: str, id_name: str, ids: DataFrame) -> DataFrame:
     marked = ids.select(F.col(id_name).alias(_KNOWN))
-    joined = rows.join(marked, F.col(quoted(raw_id)) == F.col(_KNOWN), "left")
+    joined = rows.join(marked, quoted(raw_id) == F.col(_KNOWN), "left")
     unknown = F.when(F.col(_KNOWN).isNull(), F.lit(f"{id_name} has no attribute row"))
     return joined.withColumn(REASON, F.coalesce(REASON, unknown)).drop(_KNOWN)
 
@@ -233,10 +234,10 @@ def _resolve_duplicates(rows: DataFrame, columns: Columns, policy: Duplicates) -
         rows = rows.withColumn(_COPIES, F.count(F.lit(1)).over(of_pair))
         faults: Faults = [(F.col(_COPIES) > 1, "duplicate rating of a user and item")]
         return rows.withColumn(REASON, F.coalesce(REASON, _if_accepted(faults))).drop(_COPIES)
-    order = [F.col(quoted(columns.time)).desc()] if columns.time is not None else []
+    order = [quoted(columns.time).desc()] if columns.time is not None else []
     order += [F.col(_RATING).desc()] + ([F.col(_WEIGHT).desc()] if columns.weight is not None else [])
     # Rows that are equal so far may differ in columns that are not used: each reading must keep the same one.
-    order.append(F.xxhash64(*(F.col(quoted(f.name)) for f in rows.schema.fields if isinstance(f.dataType, AtomicType))))
+    order.append(F.xxhash64(*(quoted(f.name) for f in rows.schema.fields if isinstance(f.dataType, AtomicType))))
     rows = rows.withColumn(_RANK, F.row_number().over(of_pair.orderBy(*order)))
     if policy == "mean":
         rows = _with_means(rows, columns, of_pair)
@@ -263,7 +264,7 @@ def _with_means(rows: DataFrame, columns: Columns, of_pair: Any) -> DataFrame:
 def _among_accepted(keys: Sequence[str]) -> Any:
     """Window over the accepted rows of a key; each rejected row is alone, lest all null keys meet in one task."""
     alone = F.when(F.col(REASON).isNotNull(), F.monotonically_increasing_id())
-    return Window.partitionBy(*(F.col(quoted(key)) for key in keys), alone)
+    return Window.partitionBy(*(quoted(key) for key in keys), alone)
 
 
 def _if_accepted(faults: Faults) -> Column:

@@ -9,8 +9,9 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from nimc_spark.engine.index import quoted
 from nimc_spark.io.contracts import ddl
-from nimc_spark.io.sources import CORRUPT, quoted
+from nimc_spark.io.sources import CORRUPT
 from nimc_spark.io.tables import Lake, Written
 
 REASON = "__nimc_reason"
@@ -26,7 +27,7 @@ def first_reason(faults: Faults) -> Column:
 
 def row_json(raw_columns: Sequence[str]) -> Column:
     """The raw row as JSON, nulls included; of a row that could not be parsed its text."""
-    row = F.struct(*(F.col(quoted(column)) for column in raw_columns))
+    row = F.struct(*(quoted(column) for column in raw_columns))
     parsed = F.to_json(row, {"ignoreNullFields": "false"})
     return F.when(F.col(CORRUPT).isNotNull(), F.to_json(F.struct(F.col(CORRUPT).alias("unparsed")))).otherwise(parsed)
 

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.io.failures import translated
 
@@ -42,11 +43,6 @@ def check_options(options: Mapping[str, str]) -> None:
     taken = sorted(name for name in options if name.lower() in _OURS)
     if taken:
         raise UsageError(f"option {', '.join(taken)}: set by the reader itself, so that no row is lost; leave it out")
-
-
-def quoted(column: str) -> str:
-    """The column's name so that dots, blanks and backticks in it are only characters."""
-    return "`" + column.replace("`", "``") + "`"
 
 
 def read_source(spark: SparkSession, name: str, source: Source, needed: Sequence[str] = ()) -> DataFrame:

@@ -23,6 +23,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from nimc_spark.engine.index import quoted, quoted_name
 from nimc_spark.errors import DataError, NimcError, SetupError, UsageError
 from nimc_spark.io.contracts import TABLES, Table
 from nimc_spark.io.failures import translated
@@ -168,7 +169,7 @@ class _Delta:
     def _last_commits(self, path: str, count: int) -> list[Row]:
         """Rows of the table's history, newest first; none if there is no table."""
         try:
-            return self._spark.sql(f"DESCRIBE HISTORY delta.{_quoted(path)} LIMIT {count}").collect()
+            return self._spark.sql(f"DESCRIBE HISTORY delta.{quoted_name(path)} LIMIT {count}").collect()
         except AnalysisException as error:
             if (error.getCondition() or "").startswith("DELTA_"):
                 return []
@@ -229,7 +230,7 @@ def _lost_race(path: str) -> NimcError:
 
 def _matches(where: Where) -> Column:
     """True where every column has its value; a null does not match."""
-    tests = [F.coalesce(F.col(_quoted(c)).isin(_values(v)), F.lit(False)) for c, v in where.items()]
+    tests = [F.coalesce(quoted(c).isin(_values(v)), F.lit(False)) for c, v in where.items()]
     return reduce(Column.__and__, tests)
 
 
@@ -237,12 +238,8 @@ def _values(value: Value | Sequence[Value]) -> list[Value]:
     return [value] if isinstance(value, str | int | date) else list(value)
 
 
-def _quoted(column: str) -> str:
-    return "`" + column.replace("`", "``") + "`"
-
-
 def _sql_equals(column: str, value: Value | Sequence[Value]) -> str:
-    return f"{_quoted(column)} IN ({', '.join(_sql_literal(v) for v in _values(value))})"
+    return f"{quoted_name(column)} IN ({', '.join(_sql_literal(v) for v in _values(value))})"
 
 
 def _sql_literal(value: Value) -> str:

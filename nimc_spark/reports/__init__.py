@@ -1,1 +1,0 @@
-"""Static reports and plots."""
