@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both set everything up first; the second time that takes no time.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint format bench lock clean
+.PHONY: help setup demo test soak lint format docs bench lock clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3 python,$(if $(shell command -v $(name)),$(name))))
 BIN := .venv/bin
@@ -32,6 +32,9 @@ lint: setup  ## ruff, mypy, layers
 format: setup  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup  ## write docs/config.md, tables.md and api.md from the code
+	$(BIN)/python -m scripts.make_docs
 
 bench: setup  ## measured times, see benchmarks/
 	$(BIN)/python -m benchmarks

@@ -7,6 +7,7 @@ its favour; its unseen users and items are dropped, and its RMSE with the global
 from __future__ import annotations
 
 import time
+from ctypes.util import find_library
 from itertools import product
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ def run(spark: SparkSession) -> list[Row]:
         Row("u1: RMSE, Spark ALS, dropped rows as the mean", f"{best.filled:.4f}", note="the same fit, every row"),
         Row("u1: RMSE, NIMC − ALS", f"{nimc - best.rmse:+.4f}", target="< 0"),
         Row("u1: fit of NIMC, s", f"{seconds:.1f}", note=f"{passes} passes; the first fit of the session"),
-        Row("u1: fit of ALS at its best, s", f"{best.seconds:.1f}", note=_blas(spark)),
+        Row("u1: fit of ALS at its best, s", f"{best.seconds:.1f}", note=_blas()),
         Row("u1: fits of ALS over the grid, s", f"{sum(f.seconds for f in als):.1f}", note=f"{len(als)} fits"),
     ]
 
@@ -90,10 +91,7 @@ def _rmse(frame: pd.DataFrame) -> float:
     return float(np.sqrt(np.mean(np.square(frame["rating"] - frame["prediction"]))))
 
 
-def _blas(spark: SparkSession) -> str:
-    """Which BLAS answers ALS."""
-    try:
-        spark.sparkContext._jvm.dev.ludovic.netlib.blas.JNIBLAS.getInstance()
-    except Exception:  # whatever the JVM throws, there is none
-        return "no native BLAS: ALS is slower than it need be"
-    return "native BLAS"
+def _blas() -> str:
+    """Which BLAS answers ALS: Spark loads the system's, where there is one."""
+    name = find_library("blas")
+    return f"BLAS: {name}" if name else "no native BLAS: ALS is slower than it need be"

@@ -92,7 +92,7 @@ def _overhead(name: str, times: dict[str, list[Round]], tasks: int) -> list[Row]
     rows = [row(f"{name}: (pass − kernel) / empty job, {tasks} partitions", clock, target=_OVERHEAD_TARGET)]
     if all(e.processor for _, _, e in together):
         used = [(p.processor - k.processor) / e.processor for p, k, e in together]
-        rows.append(row(f"{name}: the same in processor time", used, note="hardly moved by others on the machine"))
+        rows.append(row(f"{name}: the same in processor time", used, note="less moved by others on the machine"))
     return rows
 
 

@@ -208,7 +208,9 @@ class Model(_Section):
     max_passes: int | None = Field(None, ge=1, description="an integer from 1")
     tolerance: float | None = Field(None, ge=0, description="a number from 0")
     dtype: Literal["float32", "float64"] | None = Field(None, description="float32 or float64")
-    clip: bool | None = Field(None, description="true or false: scores kept within rating_range")
+    clip: bool | None = Field(
+        None, description="true or false: predicted ratings kept within the range of the training ratings"
+    )
     reg: Reg | None = Field(None, description="a number from 0, or {users: …, items: …, power: …, linear: …}")
 
     def settings(self) -> dict[str, Any]:

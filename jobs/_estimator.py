@@ -10,7 +10,7 @@ from nimc_spark.io.contracts import ITEM, RATING, USER, WEIGHT
 from nimc_spark.ml import NIMC
 
 # Config keys whose value goes to one Param as it is.
-_PARAMS = {
+PARAM_OF_KEY = {
     "rank": "rank",
     "linear": "linear",
     "solver": "solver",
@@ -26,7 +26,7 @@ _PARAMS = {
 def estimator(config: Config) -> NIMC:
     """An estimator that reads ratings(user_id, item_id, rating[, weight]); tables are for the caller to set."""
     settings = config.model.settings()
-    params: dict[str, Any] = {param: settings[key] for key, param in _PARAMS.items() if key in settings}
+    params: dict[str, Any] = {param: settings[key] for key, param in PARAM_OF_KEY.items() if key in settings}
     params |= {"userCol": USER, "itemCol": ITEM, "ratingCol": RATING, "predictionCol": "score"}
     params |= _activation(settings.get("activation")) | _baseline(settings) | _penalty(settings.get("reg"))
     if config.columns.weight is not None:

@@ -10,8 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-ON_TERMINAL = "NIMC_TERMINAL"
-"""Set to 1 by who starts spark-submit on a terminal: a job cannot see it, since its output goes through a pipe."""
+from jobs._settings import ON_TERMINAL
 
 
 class Progress:

@@ -24,6 +24,9 @@ DELTA_VERSION = "4.4.0"
 DELTA_PACKAGE = f"io.delta:delta-spark_{SPARK_LINE}_2.13:{DELTA_VERSION}"
 DRIVER_MEMORY = "4g"
 
+ON_TERMINAL = "NIMC_TERMINAL"
+"""Set to 1 by who starts spark-submit on a terminal: a job cannot see it, since its output goes through a pipe."""
+
 JAVA_HELP = (
     "install a full Java 17 or newer (Debian/Ubuntu: apt-get install openjdk-17-jre-headless; "
     "macOS: brew install openjdk@17; conda: conda install openjdk=17) and set JAVA_HOME or PATH"

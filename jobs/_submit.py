@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs._settings import (
+    ON_TERMINAL,
     ROOT,
     check_java,
     default_settings,
@@ -163,6 +164,8 @@ def main(argv: Sequence[str]) -> int:
     if os.environ.get("NIMC_SHOW_COMMAND"):
         print(shlex.join(line), file=sys.stderr)
     environment = launch_environment(os.environ) | {"SPARK_HOME": line[0].removesuffix("/bin/spark-submit")}
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        environment[ON_TERMINAL] = "1"
     os.execve(line[0], line, environment)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame
@@ -13,30 +13,42 @@ from jobs._config import Source
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
-from nimc_spark.engine.index import quoted
-from nimc_spark.errors import DataError, UsageError
+from nimc_spark.errors import UsageError
 from nimc_spark.io.contracts import ITEM, USER
-from nimc_spark.io.prepare import classify_attributes
+from nimc_spark.io.prepare import (
+    Classified,
+    books,
+    classify_attributes,
+    classify_pairs,
+    count_reasons,
+    rejections,
+)
 from nimc_spark.io.quarantine import write_quarantine
-from nimc_spark.io.sources import CORRUPT, read_source
+from nimc_spark.io.sources import read_source
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml import NIMCModel
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked: accepted new users and items, pairs, and the rejected rows by table."""
+    """What was asked, by table name ("users", "items", "pairs"), with the books of accepted and rejected rows."""
 
-    users: DataFrame | None
-    items: DataFrame | None
-    pairs: DataFrame | None
-    rejected: dict[str, DataFrame]
-    counts: dict[str, int]
+    tables: Mapping[str, Classified]
+    reasons: Mapping[str, Mapping[str, int]]
+    counts: Mapping[str, int]
+
+    def used(self, name: str) -> DataFrame | None:
+        return self.tables[name].used if name in self.tables else None
+
+    @property
+    def rejected(self) -> dict[str, DataFrame | None]:
+        """For `write_quarantine`."""
+        return {f"predict.{name}": t.rejected if self.reasons[name] else None for name, t in self.tables.items()}
 
 
 def body(context: Context) -> Result:
     config = context.config
-    if config.predict.users is None and config.predict.items is None and config.predict.pairs is None:
+    if not _sources(context):
         raise UsageError("predict: nothing is asked: set predict.users, predict.items or predict.pairs to a table")
     entry = context.registry.resolve(config.score.model)
     with context.stage("read"):
@@ -45,7 +57,7 @@ def body(context: Context) -> Result:
         model = load_model(entry.path, tables)
         unseen = {
             side: model.trained.features[SideName(side)].unseen_counts(frame)
-            for side, frame in (("users", request.users), ("items", request.items))
+            for side, frame in ((side.value, request.used(side.value)) for side in SideName)
             if frame is not None
         }
     with context.stage("predict"):
@@ -59,61 +71,52 @@ def body(context: Context) -> Result:
     )
     counts = {**request.counts, "predictions": written.rows}
     versions = {**tables.versions, "predictions": written.version}
-    extra = {"model_version": entry.version, "unseen": unseen, "samples": shown if request.pairs is None else []}
+    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": request.reasons}
+    extra["samples"] = [] if "pairs" in request.tables else shown
     return Result(counts, {}, {"predictions": context.lake.path("predictions")}, versions, extra)
 
 
 def _scored(context: Context, model: NIMCModel, request: _Request) -> DataFrame:
     """Rows of the predictions table without the run's columns."""
-    if request.pairs is not None:
-        return model.transform(request.pairs)
-    users = request.users.select(USER) if request.users is not None else None
-    items = request.items.select(ITEM) if request.users is None and request.items is not None else None
-    lists = model.recommend(context.config.predict.k, users, items)
+    users, items, pairs = (request.used(name) for name in ("users", "items", "pairs"))
+    if pairs is not None:
+        return model.transform(pairs)
+    lists = model.recommend(
+        context.config.predict.k,
+        users.select(USER) if users is not None else None,
+        items.select(ITEM) if users is None and items is not None else None,
+    )
     return lists.withColumnsRenamed({"user": USER, "item": ITEM})
 
 
 def _read(context: Context) -> _Request:
-    config, columns = context.config, context.config.columns
-    rejected: dict[str, DataFrame] = {}
-    counts: dict[str, int] = {}
-    frames: dict[str, DataFrame | None] = {"users": None, "items": None}
-    sides = (
-        ("users", config.predict.users, columns.user, USER, config.features.users),
-        ("items", config.predict.items, columns.item, ITEM, config.features.items),
-    )
-    for name, source, raw_id, id_name, declared in sides:
-        if source is None:
+    config, columns = context.config, context.config.raw_columns()
+    tables: dict[str, Classified] = {}
+    wheres = {name: f"predict.{name} ({source.path})" for name, source in _sources(context).items()}
+    for name, source in _sources(context).items():
+        if name == "pairs":
+            raw = read_source(context.spark, "predict.pairs", source.readable(), [columns.user, columns.item])
+            tables[name] = classify_pairs(raw, columns, wheres[name])
             continue
+        declared = getattr(config.features, name)
+        raw_id, id_name = (columns.user, USER) if name == "users" else (columns.item, ITEM)
         needed = [raw_id, *(column for d in declared for column in d.sources)]
         raw = read_source(context.spark, f"predict.{name}", source.readable(), needed)
-        parts = classify_attributes(raw, raw_id, id_name, declared, f"predict.{name} ({source.path})")
-        frames[name] = parts.used
-        rejected[f"predict.{name}"] = parts.rejected
-        counts |= _balance(name, source, raw.count(), parts.used.count())
-    pairs = None if config.predict.pairs is None else _pairs(context, config.predict.pairs)
-    return _Request(frames["users"], frames["items"], pairs, rejected, counts)
+        tables[name] = classify_attributes(raw, raw_id, id_name, declared, wheres[name])
+    reasons = count_reasons(tables)
+    return _Request(tables, rejections(reasons), books(reasons, wheres))
 
 
-def _balance(name: str, source: Source, rows: int, used: int) -> dict[str, int]:
-    if not used:
-        raise DataError(f"predict.{name} ({source.path}): none of its {rows} rows can be used")
-    return {f"{name}_in": rows, f"{name}_used": used, f"{name}_quarantined": rows - used}
-
-
-def _pairs(context: Context, source: Source) -> DataFrame:
-    columns = context.config.columns
-    raw = read_source(context.spark, "predict.pairs", source.readable(), [columns.user, columns.item])
-    broken = raw.where(F.col(CORRUPT).isNotNull()).count() if CORRUPT in raw.columns else 0
-    if broken:
-        raise DataError(f"predict.pairs ({source.path}): {broken} rows cannot be parsed by the schema")
-    return raw.select(quoted(columns.user).alias(USER), quoted(columns.item).alias(ITEM))
+def _sources(context: Context) -> dict[str, Source]:
+    asked = context.config.predict
+    named = {"users": asked.users, "items": asked.items, "pairs": asked.pairs}
+    return {name: source for name, source in named.items() if source is not None}
 
 
 def _extended(tables: Tables, request: _Request) -> Tables:
     """The tables with the request's rows added; a row of the request takes the place of one with its id."""
-    users = _with_new(tables.users, request.users, USER)
-    items = _with_new(tables.items, request.items, ITEM)
+    users = _with_new(tables.users, request.used("users"), USER)
+    items = _with_new(tables.items, request.used("items"), ITEM)
     return replace(tables, users=users, items=items)
 
 

@@ -11,13 +11,13 @@ from pydantic.fields import FieldInfo
 from pyspark.ml.param import Param
 
 from jobs._config import Config
-from jobs._estimator import _PARAMS
+from jobs._estimator import PARAM_OF_KEY
 from jobs._settings import ROOT
 from nimc_spark.data.declarations import Declaration
 from nimc_spark.io.contracts import ID, ID_TYPES, TABLES, TIME, TIME_TYPES, Table
 from nimc_spark.kernels.activations import ACTIVATION_NAMES
 from nimc_spark.ml import NIMC, NIMCModel, TrainingSummary
-from nimc_spark.ml.params import _RULES, NIMCParams
+from nimc_spark.ml.params import RULES, NIMCParams
 from nimc_spark.ml.tables import HoldsTables
 
 MADE = "<!-- Made by `python -m scripts.make_docs`; change the code that it describes instead. -->"
@@ -75,7 +75,7 @@ PARAMS: dict[str, Param[Any]] = {name: value for name, value in vars(NIMCParams)
 DEFAULTS = {param.name: value for param, value in NIMCParams()._defaultParamMap.items()}
 
 # Settings that go to a Param under another name than `jobs._estimator` lists.
-_PARAM_OF = {f"model.{key}": param for key, param in _PARAMS.items()} | {
+_PARAM_OF = {f"model.{key}": param for key, param in PARAM_OF_KEY.items()} | {
     "model.activation": "activation",
     "model.baseline": "baseline",
     "model.reg": "regParam",
@@ -110,7 +110,7 @@ def tables_page() -> str:
 def api_page() -> str:
     """docs/api.md: the Params with defaults and allowed values, and the public methods."""
     rows = [
-        (f"`{name}`", _default(param), _RULES[name].allowed if name in _RULES else "", param.doc)
+        (f"`{name}`", _default(param), RULES[name].allowed if name in RULES else "", param.doc)
         for name, param in PARAMS.items()
     ]
     parts = [MADE, API_HEAD, "## Params\n", _table(("Param", "default", "allowed", "meaning"), rows)]

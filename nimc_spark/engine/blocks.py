@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import encode_block, encode_part
 from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind
-from nimc_spark.engine.context import described, task_slots
+from nimc_spark.engine.context import described, task_slots, without_history
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.index import index_ids
 from nimc_spark.engine.profile import RatingsProfile
@@ -74,16 +74,20 @@ class IndexedSide:
 
 @dataclass(frozen=True)
 class BlockSet:
-    """The records (persisted), the blocks among them, |Ω|, and the index of each side. `close` frees them."""
+    """The records, the blocks among them, |Ω|, and the index of each side.
+
+    `records` reads the persisted `cached`; `close` frees it.
+    """
 
     records: DataFrame
+    cached: DataFrame
     lanes: frozenset[int]
     blocks: frozenset[BlockId]
     count: int
     sides: Mapping[SideName, IndexedSide]
 
     def close(self) -> None:
-        self.records.unpersist()
+        self.cached.unpersist()
         for side in self.sides.values():
             side.cached.unpersist()
 
@@ -104,16 +108,16 @@ def build_blocks(
     at_home = F.floor(F.col("lane") * slots / len(users.sizes)).cast("int")
     lane_records = parts[SideName.USERS].unionByName(_blocks(ratings, users, items, dtype, limits))
     placed = lane_records.withColumn("slot", at_home).unionByName(parts[SideName.ITEMS].withColumn("slot", everywhere))
-    records = (
+    cached = (
         placed.repartitionById(slots, "slot")
         .sortWithinPartitions("lane", "kind", "item_part", "chunk")
         .drop("slot")
         .persist()
     )
     with described(spark, "nimc: build rating blocks"):
-        names = records.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
+        names = cached.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
     blocks = frozenset(BlockId(*row) for row in names)
-    return BlockSet(records, frozenset(range(len(users.sizes))), blocks, profile.count, sides)
+    return BlockSet(without_history(cached), cached, frozenset(range(len(users.sizes))), blocks, profile.count, sides)
 
 
 def _index(ratings: DataFrame, column: str, about: int, least_parts: int, limits: GridLimits) -> IndexedSide:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.utils import is_remote
 
 # Up to here a closure is as fast as a broadcast and leaves nothing to clean up (measured).
@@ -66,6 +66,19 @@ def described(spark: SparkSession, text: str) -> Iterator[None]:
         yield
     finally:
         context.setLocalProperty("spark.job.description", before)  # type: ignore[arg-type]
+
+
+def without_history(df: DataFrame) -> DataFrame:
+    """The same rows with a plan of one node, over the same RDD: what is lost is computed again as before.
+
+    Spark copies, compares and schedules the whole plan for every job over a DataFrame. For one that thousands of short
+    jobs read, that costs more than the jobs (docs/performance.md). Through Connect the DataFrame comes back as it is.
+    """
+    if is_remote():
+        return df
+    spark, plan = df.sparkSession, df._jdf
+    rows = plan.queryExecution().toRdd()
+    return DataFrame(spark._jsparkSession.internalCreateDataFrame(rows, plan.schema(), False), spark)
 
 
 def task_slots(spark: SparkSession) -> int:

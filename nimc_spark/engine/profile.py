@@ -24,8 +24,8 @@ class RatingsProfile:
 def profile_ratings(ratings: DataFrame) -> RatingsProfile:
     """Profile of ratings(user, item, rating[, weight][, offset]).
 
-    Raises DataError for an empty table, weights that are all 0, null ids, and ratings, weights or offsets that are null, not finite, or
-    (weights) negative: the number of rows of each is in the message.
+    Raises DataError for an empty table, weights that are all 0, null ids, and ratings, weights or offsets that are
+    null, not finite, or (weights) negative: the number of rows of each is in the message.
     """
     faults = _faults(ratings)
     target = F.col("rating") - F.col("offset") if "offset" in ratings.columns else F.col("rating")

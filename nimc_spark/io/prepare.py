@@ -95,8 +95,8 @@ def prepare(
         DataError: missing files or columns, wrong types, tables of which no row can be used, books that do not balance.
     """
     tables = _classified(lake, sources, columns, rules)
-    reasons = _count(tables)
-    counts = _books(reasons, sources)
+    reasons = count_reasons(tables)
+    counts = books(reasons, {name: f"{name} ({source.path})" for name, source in sources.items()})
     rejected = {name: t.rejected if counts[f"{name}_quarantined"] else None for name, t in tables.items()}
     written = {"quarantine": write_quarantine(lake, rejected, run_id, run_date)}
     for name in ("users", "items", "ratings"):
@@ -106,8 +106,7 @@ def prepare(
         due = counts[f"{name}_used"] if name in tables else sum(counts[f"{n}_quarantined"] for n in tables)
         if commit.rows != due:
             raise DataError(f"table {name}: {commit.rows} rows written, {due} counted: the source changed meanwhile")
-    found = {name: {r: n for r, n in by.items() if r is not None} for name, by in reasons.items()}
-    return Prepared(counts, found, {name: commit.version for name, commit in written.items()})
+    return Prepared(counts, rejections(reasons), {name: commit.version for name, commit in written.items()})
 
 
 def classify_attributes(
@@ -166,6 +165,21 @@ def classify_ratings(
     names |= {TIMESTAMP: columns.time} if columns.time is not None else {}
     used = rows.where(F.col(REASON).isNull()).select(*(quoted(old).alias(new) for new, old in names.items()))
     return Classified(rows, used, _rejected(rows, row_json(raw)))
+
+
+def classify_pairs(df: DataFrame, columns: Columns, where: str) -> Classified:
+    """Pairs of user and item as `read_source` gave them; a pair that is there twice stays so.
+
+    Raises DataError for an id column of a type that cannot be one.
+    """
+    ids = {USER: columns.user, ITEM: columns.item}
+    for column in ids.values():
+        _check_type(df, column, ID_TYPES, where)
+    faults = [(F.col(CORRUPT).isNotNull(), "unparseable row")]
+    faults += [(quoted(column).isNull(), f"null {name}") for name, column in ids.items()]
+    rows = df.withColumn(REASON, first_reason(faults))
+    used = rows.where(F.col(REASON).isNull()).select(*(quoted(old).alias(new) for new, old in ids.items()))
+    return Classified(rows, used, _rejected(rows, row_json([column for column in df.columns if column != CORRUPT])))
 
 
 def _classified(lake: Lake, sources: Mapping[str, Source], columns: Columns, rules: Rules) -> Mapping[str, Classified]:
@@ -279,8 +293,8 @@ def _rejected(rows: DataFrame, row: Column) -> DataFrame:
     return rows.where(F.col(REASON).isNotNull()).select(row.alias("row"), F.col(REASON).alias("reason"))
 
 
-def _count(tables: Mapping[str, Classified]) -> dict[str, dict[str | None, int]]:
-    """Rows by table and reason."""
+def count_reasons(tables: Mapping[str, Classified]) -> dict[str, dict[str | None, int]]:
+    """Rows by table and reason, None for accepted ones; one Spark job for all tables."""
     reasons: dict[str, dict[str | None, int]] = {name: {} for name in tables}
     frames = [t.rows.groupBy(F.lit(name).alias("table"), REASON).count() for name, t in tables.items()]
     for row in reduce(DataFrame.unionAll, frames).collect():
@@ -288,11 +302,20 @@ def _count(tables: Mapping[str, Classified]) -> dict[str, dict[str | None, int]]
     return reasons
 
 
-def _books(reasons: Mapping[str, Mapping[str | None, int]], sources: Mapping[str, Source]) -> dict[str, int]:
+def rejections(reasons: Mapping[str, Mapping[str | None, int]]) -> dict[str, dict[str, int]]:
+    """Rejected rows by table and reason."""
+    return {name: {r: n for r, n in by.items() if r is not None} for name, by in reasons.items()}
+
+
+def books(reasons: Mapping[str, Mapping[str | None, int]], wheres: Mapping[str, str]) -> dict[str, int]:
+    """ratings_in = ratings_used + ratings_quarantined, … for each table; `wheres` names them in errors.
+
+    Raises DataError for a table without a row, or without one that can be used.
+    """
     counts: dict[str, int] = {}
     for name, by_reason in reasons.items():
         rows, used = sum(by_reason.values()), by_reason.get(None, 0)
-        where = f"{name} ({sources[name].path})"
+        where = wheres[name]
         if rows == 0:
             raise DataError(f"{where}: is empty: it has no row")
         if used == 0:

@@ -41,7 +41,7 @@ _POSITIVE_INT = _Rule("an integer ≥ 1", lambda v: v >= 1)
 _NON_NEGATIVE = _Rule("a finite number ≥ 0", lambda v: 0 <= v < float("inf"))
 _COLUMN = _Rule("the name of a column", lambda v: v != "")
 
-_RULES: Mapping[str, _Rule] = {
+RULES: Mapping[str, _Rule] = {
     "rank": _Rule("an integer from 1 to 1000", lambda v: 1 <= v <= 1000),
     "activation": _Rule("an activation", _is_activation),
     "userActivation": _Rule("an activation", _is_activation),
@@ -156,7 +156,7 @@ class NIMCParams(Params):
 
     def validate(self) -> None:
         """Raise UsageError naming the first Param whose value is not allowed, the value, and what is."""
-        for name, rule in _RULES.items():
+        for name, rule in RULES.items():
             param = self.getParam(name)
             if not self.isDefined(param):
                 continue

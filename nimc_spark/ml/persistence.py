@@ -17,6 +17,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -256,4 +257,6 @@ def write_folder(path: str, files: Mapping[str, bytes], overwrite: bool) -> None
             system.delete_dir(root)
         system.move(staged, root)
     except OSError as error:
+        with suppress(OSError):
+            system.delete_dir(staged)
         raise SetupError(f"{path} cannot be written: {error}") from None

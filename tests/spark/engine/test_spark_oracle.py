@@ -1,0 +1,158 @@
+"""SparkOracle against LocalOracle, bit for bit; and what a pass must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nimc_spark.data.passes import Kind
+from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
+from nimc_spark.engine.profile import profile_ratings
+from nimc_spark.engine.spark_oracle import SparkOracle
+from nimc_spark.errors import SetupError
+from nimc_spark.kernels.model import Model, SideName
+from nimc_spark.kernels.statistics import MERGE_FAN, STATISTICS, FeatureCounts, LossGradient
+from tests.spark.engine.oracle_problem import RatingProblem, local_oracle, model_of, random_parameters, rating_problem
+from tests.unit.problems import bits
+
+IDS_ALONE = {SideName.USERS: SideData(uses_id=True, constant=3.0), SideName.ITEMS: SideData(uses_id=True)}
+
+
+@pytest.fixture(scope="module")
+def problem(spark: SparkSession) -> RatingProblem:
+    return rating_problem(spark)
+
+
+@pytest.fixture(scope="module")
+def blocks(problem: RatingProblem) -> Iterator[BlockSet]:
+    built = problem.blocks()
+    yield built
+    built.close()
+
+
+def sums_of(oracle: Any, model: Model) -> list[object]:
+    """Bits of every statistic, at two sets of parameters in one pass each."""
+    sets = [random_parameters(model, seed) for seed in (1, 2)]
+    return [bits(oracle.run(statistic(), model, sets)) for statistic in STATISTICS]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_as_one_process_however_the_ratings_are_partitioned(
+    spark: SparkSession, problem: RatingProblem, dtype: str
+) -> None:
+    wanted = None
+    for partitions in (1, 2, 3, 8):
+        blocks = problem.blocks(dtype, partitions)
+        assert len(blocks.lanes) > 2
+        assert len({b.item_part for b in blocks.blocks}) > 1
+        assert len({b.chunk for b in blocks.blocks}) > 1
+        model = model_of(blocks, dtype)
+        wanted = wanted or sums_of(local_oracle(blocks), model)
+        assert sums_of(SparkOracle(spark, blocks), model) == wanted
+        blocks.close()
+
+
+def placed_on(records: DataFrame, slots: int) -> DataFrame:
+    """The records as a cluster with another number of task slots would hold them."""
+    lane, item_parts = F.col("lane"), F.col("kind") == int(Kind.ITEM_PART)
+    everywhere = F.array(*(F.lit(slot) for slot in range(slots)))
+    slot = F.explode(F.when(item_parts, everywhere).otherwise(F.array((lane % slots).cast("int"))))
+    distinct = records.dropDuplicates(["lane", "kind", "item_part", "chunk"])
+    placed = distinct.withColumn("slot", slot).repartitionById(slots, "slot")
+    return placed.sortWithinPartitions("lane", "kind", "item_part", "chunk").drop("slot")
+
+
+@pytest.mark.parametrize("slots", [1, 3, 7])
+def test_where_lanes_are_placed_does_not_matter(spark: SparkSession, blocks: BlockSet, slots: int) -> None:
+    model = model_of(blocks, "float64")
+    placed = replace(blocks, records=placed_on(blocks.records, slots))
+    parameters = [random_parameters(model, 1)]
+    for statistic in (LossGradient(), FeatureCounts()):
+        found, wanted = (
+            o.run(statistic, model, parameters) for o in (SparkOracle(spark, placed), local_oracle(blocks))
+        )
+        assert bits(found) == bits(wanted)
+
+
+class Arrivals:
+    """Every Arrow table that reached the driver; the real `toArrow` is called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, frame: DataFrame) -> None:
+        self.tables: list[pa.Table] = []
+        original = type(frame).toArrow
+
+        def recording(received: DataFrame) -> pa.Table:
+            self.tables.append(original(received))
+            return self.tables[-1]
+
+        monkeypatch.setattr(type(frame), "toArrow", recording)
+
+
+def ids_alone(ratings: DataFrame, per_lane: int) -> BlockSet:
+    return build_blocks(ratings, profile_ratings(ratings), IDS_ALONE, "float64", GridLimits(ratings_per_lane=per_lane))
+
+
+def test_above_64_lanes_executors_merge_first(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, item = F.col("id") % 250, (F.col("id") * 7 % 13).cast("int")
+    ratings = spark.range(300).select(user.alias("user"), item.alias("item"), (F.col("id") % 5 + 0.1).alias("rating"))
+    blocks = ids_alone(ratings, 1)
+    assert len(blocks.lanes) > 2 * MERGE_FAN
+    model = Model(2, 250, 13, dtype="float64")
+    parameters = [random_parameters(model, seed) for seed in (1, 2)]
+    wanted = local_oracle(blocks).run(LossGradient(), model, parameters)
+    arrived = Arrivals(monkeypatch, blocks.records)
+    assert bits(SparkOracle(spark, blocks).run(LossGradient(), model, parameters)) == bits(wanted)
+    assert arrived.tables[0].num_rows == 2 * -(-(max(blocks.lanes) + 1) // MERGE_FAN)
+    blocks.close()
+
+
+def test_what_reaches_the_driver_does_not_grow_with_the_ratings(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rating = (F.col("id") % 5 + 0.1).alias("rating")
+    sizes = []
+    arrived = None
+    for n in (100, 400):
+        ratings = spark.range(n).select((F.col("id") % 20).alias("user"), (F.col("id") % 7).alias("item"), rating)
+        blocks = ids_alone(ratings, n // 4)
+        arrived = arrived or Arrivals(monkeypatch, blocks.records)
+        model = Model(2, 20, 7, dtype="float64")
+        SparkOracle(spark, blocks).run(LossGradient(), model, [random_parameters(model, 1)])
+        sizes.append((len(blocks.lanes), sorted(len(v) for v in arrived.tables[-1]["sums"].to_pylist())))
+        blocks.close()
+    assert sizes[0] == sizes[1]
+
+
+def times(records: DataFrame, condition: Column, count: int) -> DataFrame:
+    """Records that meet the condition `count` times in their place, all others once."""
+    copies = F.when(condition, F.array_repeat(F.lit(1), count)).otherwise(F.array(F.lit(1)))
+    return records.withColumn("copy", F.explode(copies)).drop("copy")
+
+
+def test_a_lost_or_doubled_block_or_lane_is_no_result(spark: SparkSession, blocks: BlockSet) -> None:
+    model = model_of(blocks, "float64")
+    parameters = [random_parameters(model, 1)]
+    a = sorted(blocks.blocks)[1]
+    keys = zip(("lane", "item_part", "chunk"), a, strict=True)
+    block = (F.col("kind") == int(Kind.BLOCK)) & F.array(*(F.col(n) == v for n, v in keys)).eqNullSafe(
+        F.array(F.lit(True), F.lit(True), F.lit(True))
+    )
+    total = len(blocks.blocks)
+    one_lane = blocks.records.where(F.col("lane").isin(-1, a.lane))
+    doctored = {
+        total - 1: times(blocks.records, block, 0),
+        total + 1: times(blocks.records, block, 2),
+        total + sum(b.lane == a.lane for b in blocks.blocks): blocks.records.union(
+            one_lane.coalesce(1).sortWithinPartitions("lane", "kind", "item_part", "chunk")
+        ),
+    }
+    for found, records in doctored.items():
+        oracle = SparkOracle(spark, replace(blocks, records=records))
+        with pytest.raises(SetupError, match=f"a pass returned {found} of {total} rating blocks"):
+            oracle.run(FeatureCounts(), model, parameters)

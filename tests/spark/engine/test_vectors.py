@@ -1,0 +1,52 @@
+"""Spark ML vectors → CSR: dense, sparse, null and empty rows, slices, and what Spark really sends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pyspark.ml.linalg import Vectors
+from pyspark.sql import SparkSession
+
+from nimc_spark.engine.vectors import Csr, csr_of_vectors
+
+VECTOR = pa.struct(
+    [
+        ("type", pa.int8()),
+        ("size", pa.int32()),
+        ("indices", pa.list_(pa.int32())),
+        ("values", pa.list_(pa.float64())),
+    ]
+)
+DENSE = {"type": 1, "size": None, "indices": None, "values": [1.0, 0.0, -2.5]}
+SPARSE = {"type": 0, "size": 3, "indices": [0, 2], "values": [0.0, 4.0]}
+EMPTY = {"type": 0, "size": 3, "indices": [], "values": []}
+ROWS = {"dense": [1.0, 0.0, -2.5], "sparse": [0.0, 0.0, 4.0], "zero": [0.0, 0.0, 0.0]}
+
+
+def full(csr: Csr, width: int) -> list[list[float]]:
+    matrix = np.zeros((csr.rows, width))
+    matrix[np.repeat(np.arange(csr.rows), np.diff(csr.indptr)), csr.indices] = csr.data
+    return matrix.tolist()
+
+
+def test_dense_sparse_null_and_empty_rows() -> None:
+    column = pa.array([DENSE, None, SPARSE, EMPTY, DENSE], VECTOR)
+    csr = csr_of_vectors(column)
+    wanted = [ROWS["dense"], ROWS["zero"], ROWS["sparse"], ROWS["zero"], ROWS["dense"]]
+    assert full(csr, 3) == wanted
+    assert csr.indptr.tolist() == [0, 2, 2, 3, 3, 5]
+    for first in range(5):
+        assert full(csr_of_vectors(column.slice(first, 2)), 3) == wanted[first : first + 2]
+
+
+def test_no_row_and_only_nulls() -> None:
+    assert csr_of_vectors(pa.array([], VECTOR)).rows == 0
+    nulls = csr_of_vectors(pa.array([None, None], VECTOR))
+    assert (nulls.rows, len(nulls.data)) == (2, 0)
+
+
+def test_what_spark_sends(spark: SparkSession) -> None:
+    rows = [(0, Vectors.dense(1.0, 0.0, -2.5)), (1, None), (2, Vectors.sparse(3, {2: 4.0})), (3, Vectors.sparse(3, {}))]
+    table = spark.createDataFrame(rows, ["id", "features"]).toArrow().combine_chunks()
+    wanted = [ROWS["dense"], ROWS["zero"], ROWS["sparse"], ROWS["zero"]]
+    assert full(csr_of_vectors(table.column("features").chunk(0)), 3) == wanted
