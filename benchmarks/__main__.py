@@ -1,4 +1,4 @@
-"""`python -m benchmarks [passes] [u1]`: all by default."""
+"""`python -m benchmarks [passes] [defaults] [u1]`: all by default."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from pyspark.sql import SparkSession
 
-from benchmarks import accuracy_u1, passes
+from benchmarks import accuracy_u1, defaults, passes
 from benchmarks.report import Row, publish
 from jobs._session import open_session
 from nimc_spark.errors import NimcError
 
 _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "passes": ("What a pass costs", passes.run),
+    "defaults": ("Why the defaults are what they are", defaults.run),
     "u1": ("Ids alone against ALS, MovieLens-100k u1", accuracy_u1.run),
 }
 

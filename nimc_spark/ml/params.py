@@ -148,9 +148,11 @@ class NIMCParams(Params):
         )
 
     def _set(self, **values: Any) -> Self:
-        """Raises UsageError for a value of another type."""
+        """None unsets. Raises UsageError for a value of another type."""
+        for name in (name for name, value in values.items() if value is None):
+            self.clear(self.getParam(name))
         try:
-            return super()._set(**values)
+            return super()._set(**{name: value for name, value in values.items() if value is not None})
         except TypeError as error:
             raise UsageError(str(error)) from None
 

@@ -54,12 +54,9 @@ def rating_problem(spark: SparkSession) -> RatingProblem:
     dense = {u: random.normal(size=DENSE_WIDTH) for u in range(1, USERS + 1)}
     sparse = {f"item {i}": random.normal(size=SPARSE_WIDTH) * (random.random(SPARSE_WIDTH) < 0.2) for i in range(1, 10)}
     users = spark.createDataFrame([(u, Vectors.dense(x.tolist())) for u, x in dense.items()], ["id", "features"])
+    entries = {i: {int(c): float(y[c]) for c in np.flatnonzero(y)} for i, y in sparse.items()}
     items = spark.createDataFrame(
-        [
-            (i, Vectors.sparse(SPARSE_WIDTH, {int(c): float(y[c]) for c in np.flatnonzero(y)}))
-            for i, y in sparse.items()
-        ],
-        ["id", "features"],
+        [(i, Vectors.sparse(SPARSE_WIDTH, y)) for i, y in entries.items()], ["id", "features"]
     )
     biases = spark.createDataFrame([(u, 0.25 * u) for u in range(0, USERS, 2)], "id long, offset double")
     sides = {

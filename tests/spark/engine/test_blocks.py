@@ -81,7 +81,7 @@ def test_parts_hold_every_rated_entity_once(blocks: BlockSet, records: list[Reco
         assert indexed.count == count == len(set(ids[side].values()))
         assert {number: part.rows for number, part in parts(records, kind).items()} == dict(enumerate(indexed.sizes))
         assert sorted(ids[side]) == [(p, i) for p, size in enumerate(indexed.sizes) for i in range(size)]
-        index = [row.index for row in indexed.index.orderBy("part", "position").collect()]
+        index = [row["index"] for row in indexed.index.orderBy("part", "position").collect()]
         assert index == list(range(count))
     user_parts = [r.lane for r in records if r.kind == Kind.USER_PART]
     assert sorted(user_parts) == sorted(blocks.lanes)

@@ -36,7 +36,8 @@ def test_every_fault_is_counted_in_one_message(spark: SparkSession) -> None:
     with pytest.raises(DataError) as raised:
         profile_ratings(spark.createDataFrame(rows, SCHEMA))
     assert str(raised.value) == (
-        "the ratings have 1 rows with a null user, 2 rows with a null item, 3 rows with a null, NaN or infinite rating, "
+        "the ratings have 1 rows with a null user, 2 rows with a null item, "
+        "3 rows with a null, NaN or infinite rating, "
         "1 rows with a null, NaN or infinite weight, 1 rows with a null, NaN or infinite offset, "
         "1 rows with a negative weight; remove them, or let the prepare job quarantine them"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pyarrow as pa
 from pyspark.ml.linalg import Vectors
@@ -45,8 +47,16 @@ def test_no_row_and_only_nulls() -> None:
     assert (nulls.rows, len(nulls.data)) == (2, 0)
 
 
+def _entries(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        csr = csr_of_vectors(batch.column("features"))
+        rows = np.repeat(batch.column("id").to_numpy(), np.diff(csr.indptr)).astype(np.int32)
+        yield pa.RecordBatch.from_arrays([pa.array(v) for v in (rows, csr.indices, csr.data)], ["row", "c", "v"])
+
+
 def test_what_spark_sends(spark: SparkSession) -> None:
     rows = [(0, Vectors.dense(1.0, 0.0, -2.5)), (1, None), (2, Vectors.sparse(3, {2: 4.0})), (3, Vectors.sparse(3, {}))]
-    table = spark.createDataFrame(rows, ["id", "features"]).toArrow().combine_chunks()
-    wanted = [ROWS["dense"], ROWS["zero"], ROWS["sparse"], ROWS["zero"]]
-    assert full(csr_of_vectors(table.column("features").chunk(0)), 3) == wanted
+    entries = (
+        spark.createDataFrame(rows, ["id", "features"]).coalesce(1).mapInArrow(_entries, "row int, c int, v double")
+    )
+    assert [tuple(row) for row in entries.collect()] == [(0, 0, 1.0), (0, 2, -2.5), (2, 2, 4.0)]

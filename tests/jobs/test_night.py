@@ -1,0 +1,222 @@
+"""A night through the real spark-submit, read back table by table; then the nights after it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs import evaluate, prepare, score, train
+from jobs._config import load_config
+from jobs._tables import split_ratings
+from nimc_spark import __version__
+from nimc_spark.engine.baselines import Shrinkage
+from nimc_spark.io.contracts import TABLES
+from nimc_spark.io.registry import Registry
+from nimc_spark.io.tables import Lake
+from nimc_spark.ml import NIMCModel
+from tests.jobs.conftest import Night
+from tests.jobs.tiny import COUNTS, ITEMS, REASONS, RUN_DATE, UNRATED_ITEM, USERS, K, ratings
+
+WRITTEN = ("ratings", "users", "items", "quarantine", "models", "metrics", "recommendations", "runs")
+EVERYONE = {f"u{user:02d}" for user in range(USERS)} | {"fan", "quiet"}
+LISTS = ["run_date", "user_id", "rank", "item_id", "score", "score_source", "model_version"]
+
+
+@pytest.fixture
+def lake(spark: SparkSession, night: Night) -> Lake:
+    return Lake(spark, str(night.place.lake))
+
+
+def rows(frame: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row) for row in frame.select(*(columns or frame.columns)).collect())
+
+
+def test_the_result_line(night: Night) -> None:
+    line = night.outcome.done()
+    assert set(line) >= {"job", "status", "run_id", "seconds", "counts", "metrics", "paths"}
+    assert line["job"] == "night"
+    assert {name: line["counts"][name] for name in COUNTS} == COUNTS
+    assert line["quarantine_reasons"] == REASONS
+    assert line["counts"]["ratings_training"] + line["counts"]["ratings_held_out"] == COUNTS["ratings_used"]
+    assert set(line["paths"]) == {"ratings", "users", "items", "quarantine", "model", "metrics", "recommendations"}
+    assert all(Path(path).is_dir() for path in line["paths"].values())
+    assert all(entry["title"] == f"Item {entry['item_id']}" for s in line["samples"] for entry in s["items"])
+    assert set(line["stages"]) == {"prepare", "read", "train", "save", "evaluate", "write", "score"}
+    assert "Traceback" not in night.outcome.log
+
+
+def test_metrics_have_the_shape_of_the_contract(night: Night) -> None:
+    line = night.outcome.done()
+    (cell,) = line["metrics"]
+    assert cell == "new_user/known_item"
+    found = line["metrics"][cell]
+    assert found["n"] == line["counts"]["ratings_held_out"]
+    errors, lists = {"rmse", "mae"}, {f"ndcg@{K}", f"recall@{K}", f"map@{K}", "coverage", "users"}
+    assert {name: set(of) for name, of in found.items() if name != "n"} == {
+        "model": errors | lists,
+        "popularity": lists,
+        **dict.fromkeys(("item_mean", "user_mean", "global_mean"), errors),
+    }
+    assert all(math.isfinite(value) for of in found.values() if isinstance(of, dict) for value in of.values())
+
+
+def test_every_table_keeps_its_contract_and_the_books_balance(night: Night, lake: Lake) -> None:
+    for name in WRITTEN:
+        TABLES[name].check(lake.read(name).schema)
+    assert {f"{name}_used": lake.read(name).count() for name in ("ratings", "users", "items")} == {
+        name: count for name, count in COUNTS.items() if name.endswith("_used")
+    }
+    kept = lake.read("quarantine").collect()
+    assert Counter((row["table"], row["reason"]) for row in kept) == {
+        (table, reason): count for table, by_reason in REASONS.items() for reason, count in by_reason.items()
+    }
+    assert {row["run_id"] for row in kept} == {night.outcome.line["run_id"]}
+    assert {"unparsed": "u03,three,3,1"} in [json.loads(row["row"]) for row in kept]
+    metrics = lake.read("metrics").collect()
+    line = night.outcome.line["metrics"]["new_user/known_item"]
+    assert {(row["predictor"], row["metric"]): row["value"] for row in metrics} == {
+        (predictor, metric): value
+        for predictor, of in line.items()
+        if predictor != "n"
+        for metric, value in of.items()
+        if metric != "users"
+    }
+    assert {(row["metric"], row["n"]) for row in metrics if row["predictor"] == "model"} >= {
+        ("rmse", line["n"]),
+        (f"ndcg@{K}", line["model"]["users"]),
+    }
+
+
+def test_the_run_is_recorded(night: Night, lake: Lake) -> None:
+    line = night.outcome.line
+    (run,) = lake.read("runs").collect()
+    assert (run["run_id"], run["job"], run["status"], run["exit_code"]) == (line["run_id"], "night", "done", 0)
+    assert (str(run["run_date"]), run["code_version"], run["error"]) == (RUN_DATE, __version__, None)
+    assert run["counts"] == line["counts"]
+    assert json.loads(run["metrics"]) == line["metrics"]
+    assert run["table_versions"] == dict.fromkeys(("ratings", "users", "items", "quarantine", "metrics"), 0) | {
+        "recommendations": 0
+    }
+    (entry,) = Registry(lake, "tiny").entries()
+    assert (entry.version, entry.alias, entry.path) == (1, "candidate", line["paths"]["model"])
+    assert entry.lineage["table_versions"] == {"ratings": 0, "users": 0, "items": 0}
+    assert entry.lineage["config_hash"] == run["config_hash"]
+
+
+def test_everybody_gets_a_full_list_without_seen_items(night: Night, lake: Lake) -> None:
+    lists = lake.read("recommendations").toPandas()
+    seen = lake.read("ratings").toPandas().groupby("user_id")["item_id"].agg(set)
+    everything = {*range(ITEMS), UNRATED_ITEM}
+    assert set(lists["user_id"]) == EVERYONE
+    for user, own in lists.groupby("user_id"):
+        unseen = everything - seen.get(user, set())
+        assert set(own["item_id"]) <= unseen
+        assert own["item_id"].is_unique
+        assert sorted(own["rank"]) == list(range(1, min(K, len(unseen)) + 1))
+        assert own.sort_values("rank")["score"].is_monotonic_decreasing
+    assert np.isfinite(lists["score"]).all()
+    # Nothing is known of u05 but ratings; whether these are training ratings decides where its scores come from.
+    assert dict(lists.groupby("score_source").size().drop("model")) in ({}, {"baseline": K})
+    assert set(lists.loc[lists["user_id"] != "u05", "score_source"]) == {"model"}
+    counts = night.outcome.line["counts"]
+    assert (counts["users_with_short_lists"], counts["recommendations_missing"]) == (1, K - 2)
+    assert counts["recommendations"] == len(lists) == K * len(EVERYONE) - (K - 2)
+
+
+def test_metrics_are_those_that_pandas_finds(night: Night, lake: Lake, spark: SparkSession) -> None:
+    place, line = night.place, night.outcome.line["metrics"]["new_user/known_item"]
+    config = load_config(str(place.folder / "config.yaml"))
+    training, held_out = (part.toPandas() for part in split_ratings(config, lake.read("ratings")))
+    assert not set(training["user_id"]) & set(held_out["user_id"])
+    model = NIMCModel.load(night.outcome.line["paths"]["model"])
+    model.setUsers(lake.read("users")).setItems(lake.read("items"))
+    scored = model.transform(spark.createDataFrame(held_out)).toPandas()
+    assert scored.sort_values(["user_id", "item_id"])["rating"].tolist() == (
+        held_out.sort_values(["user_id", "item_id"])["rating"].tolist()
+    )
+    mean = training["rating"].mean()
+    by_item = (training["rating"] - mean).groupby(training["item_id"])
+    bias = by_item.sum() / (by_item.size() + Shrinkage().item)
+    predictions = {
+        "model": scored["score"],
+        "global_mean": pd.Series(mean, scored.index),
+        "item_mean": mean + scored["item_id"].map(bias).fillna(0.0),
+    }
+    for name, predicted in predictions.items():
+        errors = predicted - scored["rating"]
+        assert line[name]["rmse"] == pytest.approx(math.sqrt((errors**2).mean()), rel=1e-12)
+        assert line[name]["mae"] == pytest.approx(errors.abs().mean(), rel=1e-12)
+
+
+def test_the_nights_after(night: Night, spark: SparkSession, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    lake = Lake(spark, str(place.lake))
+    before = {name: rows(lake.read(name)) for name in ("ratings", "users")}
+    first_lists = rows(lake.read("recommendations"), *LISTS)
+
+    assert place.run(prepare.main).done()["counts"] == COUNTS
+    assert {name: rows(lake.read(name)) for name in before} == before
+    assert lake.version("ratings") == 1
+    again = place.run(train.main).done()
+    assert (again["model_version"], again["paths"]["model"]) == (2, f"{place.lake}/model_files/tiny/2")
+    entry = Registry(lake, "tiny").resolve("candidate")
+    assert entry.lineage["table_versions"] == {"ratings": 1, "users": 1, "items": 1}
+
+    few = place.csv("few.csv", "".join(ratings().splitlines(keepends=True)[:200]), "uid STRING, iid LONG, stars DOUBLE")
+    few["schema"] += ", at LONG"
+    place.config["sources"]["ratings"] = few
+    assert place.run(prepare.main).done()["counts"]["ratings_in"] == 199
+    measured = place.run(evaluate.main).done()
+    # The tables have changed since, and the model was trained once more: on the same rows it is the same model.
+    assert measured["model_version"] == 2
+    assert measured["metrics"] == night.outcome.line["metrics"]
+    assert rows(lake.read("recommendations"), *LISTS) == first_lists
+
+
+def test_scoring_again_replaces_its_date_and_no_other(night: Night, spark: SparkSession, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    lake = Lake(spark, str(place.lake))
+    first = rows(lake.read("recommendations"), *LISTS)
+    line = place.run(score.main, "--set", "score.model=1").done()
+    assert rows(lake.read("recommendations"), *LISTS) == first
+    assert {row["run_id"] for row in lake.read("recommendations").select("run_id").collect()} == {line["run_id"]}
+
+    line = place.run(score.main, "--run-date", "2025-01-07", "--set", "score.exclude_seen=false").done()
+    assert line["counts"] == {
+        "users": len(EVERYONE),
+        "recommendations": K * len(EVERYONE),
+        "users_with_short_lists": 0,
+        "recommendations_missing": 0,
+    }
+    both = lake.read("recommendations")
+    assert rows(both.where(F.col("run_date") == RUN_DATE), *LISTS) == first
+    tomorrow = both.where(F.col("run_date") == "2025-01-07")
+    assert tomorrow.join(lake.read("ratings"), ["user_id", "item_id"], "semi").count() > 0
+    assert tomorrow.groupBy("user_id").count().where(F.col("count") != K).isEmpty()
+
+
+def test_a_model_of_another_version_is_scored_when_asked_for(night: Night, spark: SparkSession, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    lake = Lake(spark, str(place.lake))
+    first = rows(lake.read("recommendations"), *LISTS)
+    place.run(train.main, "--set", "model.seed=8", "--set", "model.max_passes=3").done()
+    assert place.run(score.main).done()["model_version"] == 2
+    assert {row[-1] for row in rows(lake.read("recommendations"), *LISTS)} == {2}
+    assert place.run(score.main, "--set", "score.model=1").done()["model_version"] == 1
+    assert rows(lake.read("recommendations"), *LISTS) == first
+    runs = lake.read("runs").orderBy("started").collect()
+    assert [(run["job"], run["status"]) for run in runs] == [
+        ("night", "done"),
+        ("train", "done"),
+        ("score", "done"),
+        ("score", "done"),
+    ]

@@ -1,0 +1,95 @@
+"""Params: defaults, accessors, what is refused and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from nimc_spark import NIMC
+from nimc_spark.errors import UsageError
+
+DEFAULTS = {
+    "userCol": "user",
+    "itemCol": "item",
+    "ratingCol": "rating",
+    "predictionCol": "prediction",
+    "rank": 20,
+    "activation": "identity",
+    "linear": True,
+    "baseline": ["global"],
+    "solver": "auto",
+    "starts": 1,
+    "dtype": "float32",
+    "clip": True,
+}
+
+
+@pytest.mark.usefixtures("spark")
+class TestParams:
+    def test_defaults_and_accessors(self) -> None:
+        estimator = NIMC()
+        assert {name: estimator.getOrDefault(name) for name in DEFAULTS} == DEFAULTS
+        assert estimator.setRank(7).setRegParam(0.5).setActivation("tanh") is estimator
+        assert (estimator.getRank(), estimator.getRegParam(), estimator.getActivation()) == (7, 0.5, "tanh")
+        for param in estimator.params:
+            label = param.name[0].upper() + param.name[1:]
+            assert callable(getattr(estimator, f"get{label}"))
+            assert callable(getattr(estimator, f"set{label}"))
+
+    def test_explain_params_shows_each_with_its_default(self) -> None:
+        text = NIMC(rank=3).explainParams()
+        assert "rank: k, the number of factors (default: 20, current: 3)" in text
+        assert "weightCol: column of rating weights ≥ 0; unset: all 1 (undefined)" in text
+        assert len(text.splitlines()) == len(NIMC().params)
+
+    def test_an_unknown_name_is_answered_with_those_there_are(self) -> None:
+        with pytest.raises(UsageError, match=r"NIMC has no Param 'ranks'; it has: activation, .*rank, "):
+            NIMC(ranks=3)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("rank", 0, "rank = 0 is not allowed; allowed: an integer from 1 to 1000"),
+            ("activation", "relo", "activation 'relo' is not known; allowed: identity, sigmoid, tanh, relu, leaky"),
+            ("itemActivation", "x", "activation 'x' is not known"),
+            ("regParam", -1.0, r"regParam = -1.0 is not allowed; allowed: a finite number ≥ 0"),
+            ("regParam", float("nan"), "regParam = nan is not allowed"),
+            ("baseline", ["item", "time"], r"baseline = \['item', 'time'\] .* allowed: a list of global, item, user"),
+            ("solver", "sgd", "solver = 'sgd' is not allowed; allowed: auto, lbfgs, gd"),
+            ("dtype", "float16", "dtype = 'float16' is not allowed; allowed: float32, float64"),
+            ("groupRegParam", 5, "groupRegParam = 5 is not allowed; allowed: a mapping of numbers"),
+            ("groupRegParam", {"users": -1}, "groupRegParam = .* is not allowed"),
+            ("initSpread", 0.0, "initSpread = 0.0 is not allowed; allowed: a number > 0"),
+            ("starts", 0, "starts = 0 is not allowed"),
+            ("userCol", "", "userCol = '' is not allowed"),
+        ],
+    )
+    def test_a_value_out_of_range_is_named_with_what_is_allowed(self, name: str, value: Any, message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            NIMC(**{name: value}).validate()
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("rank", "many"), ("rank", 1.5), ("linear", "yes"), ("baseline", "global"), ("seed", "x")]
+    )
+    def test_a_value_of_another_type_is_refused_where_it_is_set(self, name: str, value: Any) -> None:
+        with pytest.raises(UsageError, match=f'param "{name}"'):
+            NIMC(**{name: value})
+        with pytest.raises(UsageError, match=f'param "{name}"'):
+            getattr(NIMC(), f"set{name[0].upper()}{name[1:]}")(value)
+
+
+def test_none_unsets(spark: SparkSession) -> None:
+    estimator = NIMC(rank=4, weightCol="w", seed=3)
+    estimator.setParams(rank=None, weightCol=None).setSeed(None)
+    assert (estimator.getRank(), estimator.getSeed(), estimator.optional("weightCol")) == (20, 0, None)
+
+
+def test_copy_keeps_the_dataframes_and_takes_the_extra_values(spark: SparkSession) -> None:
+    users = spark.range(3).withColumnRenamed("id", "user")
+    estimator = NIMC(rank=4).setUsers(users)
+    copied = estimator.copy({estimator.rank: 9})
+    assert (copied.getRank(), estimator.getRank()) == (9, 4)
+    assert copied._users is users
+    assert copied.uid == estimator.uid
