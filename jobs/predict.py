@@ -60,7 +60,7 @@ def body(context: Context) -> Result:
             for side, frame in ((side.value, request.used(side.value)) for side in SideName)
             if frame is not None
         }
-    with context.stage("predict"):
+    with context.stage("predict"), model.heldFactors():
         scored = _scored(context, model, request).withColumn("model_version", F.lit(entry.version))
         rows = scored.withColumn("run_date", F.lit(context.run_date)).withColumn("run_id", F.lit(context.run_id))
         written = context.lake.write("predictions", rows, replace_where={"run_date": context.run_date})

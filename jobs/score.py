@@ -23,7 +23,7 @@ def body(context: Context) -> Result:
         model = load_model(entry.path, tables)
         users = _everyone(tables).persist()
         seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
-    with context.stage("score"):
+    with context.stage("score"), model.heldFactors():
         lists = model.recommend(config.score.k, users, exclude=seen if config.score.exclude_seen else None).persist()
         short = shortfall(lists, users.select(F.col(USER).alias("id")), config.score.k)
         few, missing = short.agg(F.count("*"), F.sum("missing")).collect()[0]

@@ -9,6 +9,7 @@ whose held-out rating of it reaches the threshold.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +41,14 @@ def evaluate_model(
     item = fit_baseline(own, ["global", "item"], shrinkage)
     user = fit_baseline(own, ["global", "user"], shrinkage)
     flagged = _flagged(model, own, held_out).persist()
-    try:
+    with ExitStack() as stack:
+        stack.callback(flagged.unpersist)
+        stack.enter_context(model.heldFactors())
         columns = {"model": "model", **{name: name for name in ("global_mean", "item_mean", "user_mean")}}
         scored = _with_means(_with_scores(model, flagged), item, user)
         cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
         if ranking is not None:
             _add_rankings(cells, model, own, flagged, ranking)
-    finally:
-        flagged.unpersist()
     return cells
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pyspark.ml import Model
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
@@ -35,6 +38,7 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
     def __init__(self, trained: Trained | None = None) -> None:
         super().__init__()
         self._trained = trained
+        self._held: dict[SideName, DataFrame] = {}
         self._users: DataFrame | None = None
         self._items: DataFrame | None = None
 
@@ -65,6 +69,8 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
 
         Raises UsageError if the model has features and no table was given, DataError for unusable rows in it.
         """
+        if features_of is None and side in self._held:
+            return self._held[side]
         own, fitted = self.trained.sides[side], self.trained.features[side]
         spark = SparkSession.active()
         ids = _ids_frame(spark, own)
@@ -78,6 +84,17 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         encoded = fitted.encode(checked)
         known = ids if features_of is None else ids.join(encoded, "id", "semi")
         return factor_rows(own, known, encoded)
+
+    @contextmanager
+    def heldFactors(self) -> Iterator[None]:
+        """Inside, the factors of both sides are computed once and kept by Spark, for several calls that use them."""
+        self._held = {side: self.factors(side).persist() for side in SideName}
+        try:
+            yield
+        finally:
+            for frame in self._held.values():
+                frame.unpersist()
+            self._held = {}
 
     def recommend(
         self, k: int, users: DataFrame | None = None, items: DataFrame | None = None, exclude: DataFrame | None = None

@@ -14,7 +14,7 @@ EVALUATOR = {"metricName": "rmse", "labelCol": "rating", "predictionCol": "predi
 
 @pytest.fixture
 def estimator(toy: Toy) -> NIMC:
-    return NIMC(rank=2, maxIter=3).setUsers(toy.users).setItems(toy.items)
+    return NIMC(rank=2, maxIter=2).setUsers(toy.users)
 
 
 def test_cross_validation_over_ranks(toy: Toy, estimator: NIMC) -> None:
