@@ -173,6 +173,8 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
         prog=f"spark-submit.sh {name}",
         description=description,
         epilog=f"example: ./spark-submit.sh {name} --config conf/ml-100k.yaml --set split.seed=2",
+        # An example that is wrapped cannot be copied.
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see docs/config.md")
     parser.add_argument(

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs._job import Context, Result, run_job
 from jobs._tables import check_same_split, load_model, read_tables, split_ratings
+from nimc_spark.engine.context import held
 from nimc_spark.io.contracts import ddl
 from nimc_spark.io.registry import Entry
 from nimc_spark.ml.evaluation import Ranking, evaluate_model
@@ -20,16 +21,12 @@ def body(context: Context) -> Result:
     check_same_split(config, entry.lineage["split"])
     with context.stage("read"):
         tables = read_tables(context, entry.lineage["table_versions"])
-        training, held_out = (part.persist() for part in split_ratings(config, tables.ratings))
+        parts = split_ratings(config, tables.ratings)
         model = load_model(entry.path, tables)
     relevant = config.evaluate.relevant
     ranking = None if relevant is None else Ranking(config.evaluate.k, relevant)
-    try:
-        with context.stage("evaluate"):
-            cells = evaluate_model(model, training, held_out, ranking)
-    finally:
-        training.unpersist()
-        held_out.unpersist()
+    with context.stage("evaluate"), held(parts[0]) as training, held(parts[1]) as held_out:
+        cells = evaluate_model(model, training, held_out, ranking)
     with context.stage("write"):
         version = _write(context, entry, cells)
     paths = {"metrics": context.lake.path("metrics"), "model": entry.path}

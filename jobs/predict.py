@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -66,13 +67,12 @@ def body(context: Context) -> Result:
         written = context.lake.write("predictions", rows, replace_where={"run_date": context.run_date})
     with context.stage("quarantine"):
         write_quarantine(context.lake, request.rejected, context.run_id, context.run_date)
-    shown = samples(
-        config, context.lake.read("predictions", written.version).where(F.col("run_id") == context.run_id), tables.items
-    )
     counts = {**request.counts, "predictions": written.rows}
     versions = {**tables.versions, "predictions": written.version}
-    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": request.reasons}
-    extra["samples"] = [] if "pairs" in request.tables else shown
+    extra: dict[str, Any] = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": request.reasons}
+    if "pairs" not in request.tables:
+        lists = context.lake.read("predictions", written.version).where(F.col("run_id") == context.run_id)
+        extra["samples"] = samples(config, lists, tables.items)
     return Result(counts, {}, {"predictions": context.lake.path("predictions")}, versions, extra)
 
 

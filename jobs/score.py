@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
+from nimc_spark.engine.context import held
 from nimc_spark.engine.topk import shortfall
 from nimc_spark.io.contracts import ITEM, USER
 
@@ -21,23 +22,31 @@ def body(context: Context) -> Result:
     with context.stage("read"):
         tables = read_tables(context)
         model = load_model(entry.path, tables)
-        users = _everyone(tables).persist()
+        everyone = _everyone(tables)
         seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
-    with context.stage("score"), model.heldFactors():
-        lists = model.recommend(config.score.k, users, exclude=seen if config.score.exclude_seen else None).persist()
-        short = shortfall(lists, users.select(F.col(USER).alias("id")), config.score.k)
-        few, missing = short.agg(F.count("*"), F.sum("missing")).collect()[0]
-    with context.stage("write"):
-        rows = _rows(context, lists, entry.version)
-        written = context.lake.write("recommendations", rows, replace_where={"run_date": context.run_date})
-    shown = samples(config, rows, tables.items)
-    counts = {"users": users.count(), "recommendations": written.rows}
-    counts |= {"users_with_short_lists": few, "recommendations_missing": missing or 0}
-    lists.unpersist()
-    users.unpersist()
+    exclude = seen if config.score.exclude_seen else None
+    with (
+        held(everyone) as users,
+        model.heldFactors(),
+        held(model.recommend(config.score.k, users, None, exclude)) as lists,
+    ):
+        with context.stage("score"):
+            counts = _counts(lists, users, config.score.k)
+        with context.stage("write"):
+            rows = _rows(context, lists, entry.version)
+            written = context.lake.write("recommendations", rows, replace_where={"run_date": context.run_date})
+            shown = samples(config, rows, tables.items)
+    counts["recommendations"] = written.rows
     versions = {**tables.versions, "recommendations": written.version}
     paths = {"recommendations": context.lake.path("recommendations")}
     return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown})
+
+
+def _counts(lists: DataFrame, users: DataFrame, k: int) -> dict[str, int]:
+    """Users, and those whose list is shorter than k."""
+    short = shortfall(lists, users.select(F.col(USER).alias("id")), k)
+    few, missing = short.agg(F.count("*"), F.sum("missing")).collect()[0]
+    return {"users": users.count(), "users_with_short_lists": few, "recommendations_missing": missing or 0}
 
 
 def _everyone(tables: Tables) -> DataFrame:

@@ -81,6 +81,16 @@ def without_history(df: DataFrame) -> DataFrame:
     return DataFrame(spark._jsparkSession.internalCreateDataFrame(rows, plan.schema(), False), spark)
 
 
+@contextmanager
+def held(df: DataFrame) -> Iterator[DataFrame]:
+    """`df`, computed once and kept by Spark until the end, read through a plan of one node."""
+    cached = df.persist()
+    try:
+        yield without_history(cached)
+    finally:
+        cached.unpersist()
+
+
 def task_slots(spark: SparkSession) -> int:
     """How many tasks the cluster runs at once; decides placement only, never a result."""
     if is_remote():

@@ -9,7 +9,6 @@ whose held-out rating of it reaches the threshold.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline
+from nimc_spark.engine.context import held
 from nimc_spark.engine.evaluation import cell_name, evaluate_ranking, evaluate_ratings
 from nimc_spark.engine.pairs import BASELINE
 from nimc_spark.engine.topk import top_k
@@ -40,10 +40,7 @@ def evaluate_model(
     shrinkage = Shrinkage(model.getOrDefault("itemShrinkage"), model.getOrDefault("userShrinkage"))
     item = fit_baseline(own, ["global", "item"], shrinkage)
     user = fit_baseline(own, ["global", "user"], shrinkage)
-    flagged = _flagged(model, own, held_out).persist()
-    with ExitStack() as stack:
-        stack.callback(flagged.unpersist)
-        stack.enter_context(model.heldFactors())
+    with held(_flagged(model, own, held_out)) as flagged, model.heldFactors():
         columns = {"model": "model", **{name: name for name in ("global_mean", "item_mean", "user_mean")}}
         scored = _with_means(_with_scores(model, flagged), item, user)
         cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
@@ -90,25 +87,27 @@ def _add_rankings(
     wanted = flagged.where(F.col("item_known") & (F.col("rating") >= ranking.relevant)).select(
         "user", "item", "user_known"
     )
-    users = wanted.select("user", "user_known").distinct().persist()
-    catalogue = training.groupBy(F.col("item").alias("id")).agg(F.count("*").cast("double").alias("popularity"))
-    catalogue = catalogue.persist()
-    size = catalogue.count()
-    seen = training.select("user", "item").join(users.select("user"), "user", "semi")
-    lists = {
-        "model": _model_lists(model, users, catalogue, seen, ranking.k),
-        "popularity": _fixed_lists(users, catalogue, F.col("popularity"), seen, ranking.k),
-    }
-    for name, frame in lists.items():
-        kept = frame.join(users, "user").persist()
-        for known in (True, False):
-            cell = cells.get(cell_name(known, True))
-            if cell is not None:
-                mine, relevant = (df.where(F.col("user_known") == known) for df in (kept, wanted))
-                cell.setdefault(name, {}).update(evaluate_ranking(mine, relevant, ranking.k, size))
-        kept.unpersist()
-    users.unpersist()
-    catalogue.unpersist()
+    counted = training.groupBy(F.col("item").alias("id")).agg(F.count("*").cast("double").alias("popularity"))
+    with held(wanted.select("user", "user_known").distinct()) as users, held(counted) as catalogue:
+        size = catalogue.count()
+        seen = training.select("user", "item").join(users.select("user"), "user", "semi")
+        lists = {
+            "model": _model_lists(model, users, catalogue, seen, ranking.k),
+            "popularity": _fixed_lists(users, catalogue, F.col("popularity"), seen, ranking.k),
+        }
+        for name, frame in lists.items():
+            with held(frame.join(users, "user")) as kept:
+                _add_ranking(cells, name, kept, wanted, ranking.k, size)
+
+
+def _add_ranking(
+    cells: dict[str, dict[str, Any]], name: str, lists: DataFrame, wanted: DataFrame, k: int, catalogue_size: int
+) -> None:
+    for known in (True, False):
+        cell = cells.get(cell_name(known, True))
+        if cell is not None:
+            mine, relevant = (df.where(F.col("user_known") == known) for df in (lists, wanted))
+            cell.setdefault(name, {}).update(evaluate_ranking(mine, relevant, k, catalogue_size))
 
 
 def _model_lists(model: NIMCModel, users: DataFrame, items: DataFrame, seen: DataFrame, k: int) -> DataFrame:

@@ -10,6 +10,7 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, factor_rows
 from nimc_spark.engine.index import align_id, id_type, quoted
 from nimc_spark.engine.pairs import BASELINE, score_pairs
@@ -88,13 +89,12 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
     @contextmanager
     def heldFactors(self) -> Iterator[None]:
         """Inside, the factors of both sides are computed once and kept by Spark, for several calls that use them."""
-        self._held = {side: self.factors(side).persist() for side in SideName}
-        try:
-            yield
-        finally:
-            for frame in self._held.values():
-                frame.unpersist()
-            self._held = {}
+        with held(self.factors(SideName.USERS)) as users, held(self.factors(SideName.ITEMS)) as items:
+            self._held = {SideName.USERS: users, SideName.ITEMS: items}
+            try:
+                yield
+            finally:
+                self._held = {}
 
     def recommend(
         self, k: int, users: DataFrame | None = None, items: DataFrame | None = None, exclude: DataFrame | None = None

@@ -17,6 +17,7 @@ from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.engine.baselines import Shrinkage, fit_baseline
 from nimc_spark.engine.blocks import BlockSet, GridLimits, build_blocks
+from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, trained_ids
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.index import quoted
@@ -62,8 +63,7 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
     Raises DataError for unusable data, UsageError for Params that do not fit it, TrainingError when training diverges.
     """
     began = time.monotonic()
-    ratings = canonical_ratings(params, dataset).persist()
-    try:
+    with held(canonical_ratings(params, dataset)) as ratings:
         profile = profile_ratings(ratings)
         get = params.getOrDefault
         shrinkage = Shrinkage(get("itemShrinkage"), get("userShrinkage"))
@@ -75,8 +75,6 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
         data = {side: sides[side].data for side in SideName}
         blocks = build_blocks(ratings, profile, data, get("dtype"), limits)
-    finally:
-        ratings.unpersist()
     try:
         oracle = SparkOracle(dataset.sparkSession, blocks)
         return _Fit(params, profile, sides, blocks, oracle).run(on_pass, began)

@@ -25,7 +25,7 @@ def place(night: Night, tmp_path: Path) -> Workplace:
 
 
 def test_new_users_from_raw_attributes(place: Workplace, spark: SparkSession) -> None:
-    new = "uid,age,gender\nnew1,25,F\nnew2,,other\n,30,M\nnew3,abc,F\nnew4,20,M\nnew4,21,M\nnew5,inf,F\nu01,70,F\n"
+    new = "uid,age,gender\nnew1,25,F\nnew2,,other\n,30,M\nnew3,abc,F\nnew4,20,M\nnew4,21,M\nnew5,NaN,F\nu01,70,F\n"
     line = place.run(main, predict={"users": place.csv("new.csv", new, USER_SCHEMA), "k": 4}).done()
     assert line["counts"] == {"users_in": 8, "users_used": 3, "users_quarantined": 5, "predictions": 12}
     reasons = {"null user_id": 1, "unparseable row": 1, "duplicate user_id, rows differ": 2, "non-finite age": 1}
@@ -65,7 +65,7 @@ def test_every_pair_gets_a_score(place: Workplace, spark: SparkSession) -> None:
     line = place.run(main, predict={"pairs": place.csv("pairs.csv", pairs, "uid STRING, iid LONG")}).done()
     assert line["counts"] == {"pairs_in": 10, "pairs_used": 7, "pairs_quarantined": 3, "predictions": 7}
     assert line["quarantine_reasons"]["pairs"] == {"null user_id": 1, "null item_id": 1, "unparseable row": 1}
-    assert line["samples"] == []
+    assert "samples" not in line
     rows = Lake(spark, str(place.lake)).read("predictions").collect()
     sources = Counter((row["user_id"], row["item_id"], row["score_source"]) for row in rows)
     assert sources == {

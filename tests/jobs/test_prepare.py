@@ -83,8 +83,7 @@ def case(tmp_path: Path, spark: SparkSession, capsys: pytest.CaptureFixture[str]
     return Case(tmp_path, spark, capsys)
 
 
-def test_clean_tables_on_delta_and_a_rerun(case: Case) -> None:
-    case.config["format"] = "delta"
+def test_clean_tables_and_a_rerun(case: Case) -> None:
     case.users()
     line = case.done()
     assert line["counts"] == {
@@ -98,7 +97,7 @@ def test_clean_tables_on_delta_and_a_rerun(case: Case) -> None:
     assert case.table("ratings") == [(1, 10, 5.0, 100), (1, 11, 3.0, 101), (2, 10, 4.0, 102)]
     assert [row[0] for row in case.table("users")] == [1, 2]
     assert case.done()["counts"] == line["counts"]
-    lake = Lake(case.spark, case.config["lake"])
+    lake = Lake(case.spark, case.config["lake"], "parquet")
     assert lake.version("ratings") == 1
     runs = lake.read("runs").orderBy("started").collect()
     assert [(r["job"], r["status"], r["exit_code"]) for r in runs] == [("prepare", "done", 0)] * 2

@@ -32,10 +32,6 @@ def refused(place: Workplace, code: int, main: Main, *arguments: str, **sections
     return message
 
 
-def settings(*pairs: str) -> list[str]:
-    return [word for pair in pairs for word in ("--set", pair)]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -127,7 +123,7 @@ def test_training_that_is_not_finite(kept: Workplace, tmp_path: Path) -> None:
     rows = "uid,iid,stars,at\n" + "".join(
         f"u{i:02d},{j},{(1 + (i + j) % 5)}e30,1\n" for i in range(9) for j in range(9)
     )
-    place.config["sources"]["ratings"]["path"] = place.text("huge.csv", rows)
+    place.config["sources"]["ratings"]["path"] = place.text("huge.csv", f"uid,iid,stars,at\n{rows}")
     place.config["rating_range"] = None
     place.run(prepare.main).done()
     assert refused(place, 5, train.main, "--set", "model.dtype=float32").startswith("training diverged: ")

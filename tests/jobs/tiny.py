@@ -1,4 +1,4 @@
-"""A small night: raw files of 30 users and 20 items with known faults, the config that reads them, and how a job is run.
+"""A small night: raw files of 30 users and 20 items with known faults, their config, and how a job is run.
 
 Of the users, "u05" has no attribute row, "quiet" has no rating, and "fan" rated all items but two. Item 99 has none.
 """

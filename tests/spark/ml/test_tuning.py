@@ -14,7 +14,7 @@ EVALUATOR = {"metricName": "rmse", "labelCol": "rating", "predictionCol": "predi
 
 @pytest.fixture
 def estimator(toy: Toy) -> NIMC:
-    return NIMC(rank=2, maxIter=2).setUsers(toy.users)
+    return NIMC(rank=2, maxIter=3).setUsers(toy.users)
 
 
 def test_cross_validation_over_ranks(toy: Toy, estimator: NIMC) -> None:
@@ -38,13 +38,15 @@ def test_cross_validation_over_ranks(toy: Toy, estimator: NIMC) -> None:
 
 
 def test_train_validation_split_over_penalties(toy: Toy, estimator: NIMC) -> None:
-    grid = ParamGridBuilder().addGrid(estimator.regParam, [0.01, 1e4]).build()
+    grid = ParamGridBuilder().addGrid(estimator.regParam, [0.01, 20.0]).build()
     split = TrainValidationSplit(
         estimator=estimator, estimatorParamMaps=grid, evaluator=RegressionEvaluator(**EVALUATOR), seed=1
     )
     fitted = split.fit(toy.train)
     assert fitted.validationMetrics[0] != fitted.validationMetrics[1]
-    assert fitted.bestModel.getRegParam() == (0.01, 1e4)[int(fitted.validationMetrics[1] < fitted.validationMetrics[0])]
+    assert (
+        fitted.bestModel.getRegParam() == (0.01, 20.0)[int(fitted.validationMetrics[1] < fitted.validationMetrics[0])]
+    )
 
 
 def test_a_list_of_param_maps_gives_a_model_each(toy: Toy, estimator: NIMC) -> None:
