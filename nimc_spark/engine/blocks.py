@@ -7,7 +7,8 @@ never from the cluster, so that the sums of a pass have the same bits wherever t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -19,7 +20,7 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import encode_block, encode_part
 from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind
-from nimc_spark.engine.context import described, task_slots, without_history
+from nimc_spark.engine.context import described, held, task_slots
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.index import index_ids
 from nimc_spark.engine.profile import RatingsProfile
@@ -61,11 +62,10 @@ class SideData:
 
 @dataclass(frozen=True)
 class IndexedSide:
-    """Ids that have a rating: DataFrame(id, part, position, index) over a persisted one, and the rows of each part."""
+    """Ids that have a rating: DataFrame(id, part, position, index), kept by Spark, and the rows of each part."""
 
     index: DataFrame
     sizes: tuple[int, ...]
-    cached: DataFrame
 
     @property
     def count(self) -> int:
@@ -74,22 +74,18 @@ class IndexedSide:
 
 @dataclass(frozen=True)
 class BlockSet:
-    """The records, the blocks among them, |Ω|, and the index of each side.
-
-    `records` reads the persisted `cached`; `close` frees it.
-    """
+    """The records, kept by Spark until `close`; the lanes and blocks among them; |Ω|; and the index of each side."""
 
     records: DataFrame
-    cached: DataFrame
     lanes: frozenset[int]
     blocks: frozenset[BlockId]
     count: int
     sides: Mapping[SideName, IndexedSide]
+    kept: ExitStack
 
     def close(self) -> None:
-        self.cached.unpersist()
-        for side in self.sides.values():
-            side.cached.unpersist()
+        """Free what Spark keeps."""
+        self.kept.close()
 
 
 def build_blocks(
@@ -97,40 +93,56 @@ def build_blocks(
 ) -> BlockSet:
     """Records of ratings(user, item, rating[, weight][, offset]) without nulls, in any order; `profile` is theirs."""
     lanes = ceil(profile.count / limits.ratings_per_lane)
-    users = _index(ratings, "user", profile.users, lanes, limits)
-    items = _index(ratings, "item", profile.items, 1, limits)
-    sides = {SideName.USERS: users, SideName.ITEMS: items}
-    spark = ratings.sparkSession
-    slots = min(len(users.sizes), task_slots(spark))
-    parts = {side: _parts(sides[side], data[side], side, dtype) for side in SideName}
-    everywhere = F.explode(F.sequence(F.lit(0), F.lit(slots - 1)).cast("array<int>"))
+    with ExitStack() as kept:
+        users = kept.enter_context(_indexed(ratings, "user", profile.users, lanes, limits))
+        items = kept.enter_context(_indexed(ratings, "item", profile.items, 1, limits))
+        sides = {SideName.USERS: users, SideName.ITEMS: items}
+        records = kept.enter_context(held(_placed_records(ratings, sides, data, dtype, limits)))
+        with described(ratings.sparkSession, "nimc: build rating blocks"):
+            names = records.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
+        blocks = frozenset(BlockId(*row) for row in names)
+        # Nothing failed: what Spark keeps lives as long as the block set.
+        return BlockSet(records, frozenset(range(len(users.sizes))), blocks, profile.count, sides, kept.pop_all())
+
+
+def _placed_records(
+    ratings: DataFrame,
+    sides: Mapping[SideName, IndexedSide],
+    data: Mapping[SideName, SideData],
+    dtype: str,
+    limits: GridLimits,
+) -> DataFrame:
+    """All records in the partitions and in the order in which tasks read them."""
+    users, items = sides[SideName.USERS], sides[SideName.ITEMS]
+    user_parts, item_parts = (_parts(sides[side], data[side], side, dtype) for side in SideName)
+    slots = min(len(users.sizes), task_slots(ratings.sparkSession))
     # Whole lanes go to one partition, neighbours together; every partition has the item parts.
     at_home = F.floor(F.col("lane") * slots / len(users.sizes)).cast("int")
-    lane_records = parts[SideName.USERS].unionByName(_blocks(ratings, users, items, dtype, limits))
-    placed = lane_records.withColumn("slot", at_home).unionByName(parts[SideName.ITEMS].withColumn("slot", everywhere))
-    cached = (
-        placed.repartitionById(slots, "slot")
+    everywhere = F.explode(F.sequence(F.lit(0), F.lit(slots - 1)).cast("array<int>"))
+    lanes = user_parts.unionByName(_blocks(ratings, users, items, dtype, limits)).withColumn("slot", at_home)
+    return (
+        lanes.unionByName(item_parts.withColumn("slot", everywhere))
+        .repartitionById(slots, "slot")
         .sortWithinPartitions("lane", "kind", "item_part", "chunk")
         .drop("slot")
-        .persist()
     )
-    with described(spark, "nimc: build rating blocks"):
-        names = cached.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
-    blocks = frozenset(BlockId(*row) for row in names)
-    return BlockSet(without_history(cached), cached, frozenset(range(len(users.sizes))), blocks, profile.count, sides)
 
 
-def _index(ratings: DataFrame, column: str, about: int, least_parts: int, limits: GridLimits) -> IndexedSide:
+@contextmanager
+def _indexed(
+    ratings: DataFrame, column: str, about: int, least_parts: int, limits: GridLimits
+) -> Iterator[IndexedSide]:
+    """The index of a side with about `about` ids, in at least `least_parts` parts if there are as many ids."""
     parts = max(least_parts, ceil(about / limits.rows_per_part))
-    placed = index_ids(ratings.select(F.col(column).alias("id")).distinct(), "id", parts).persist()
-    counts: dict[int, int] = dict(placed.groupBy("part").count().collect())
-    # A part that placement left empty would be a lane without users: number those that have any, in order.
-    present = sorted(counts)
-    sizes = tuple(int(counts[p]) for p in present)
-    number = F.array_position(F.array(*(F.lit(p) for p in present)), F.col("part")).cast("int")
-    start = F.element_at(F.array(*(F.lit(s) for s in _starts(sizes))), number)
-    index = placed.select("id", (number - 1).alias("part"), "position", (start + F.col("position")).alias("index"))
-    return IndexedSide(index, sizes, placed)
+    with held(index_ids(ratings.select(F.col(column).alias("id")).distinct(), "id", parts)) as placed:
+        counts: dict[int, int] = dict(placed.groupBy("part").count().collect())
+        # A part that placement left empty would be a lane without users: number those that have any, in order.
+        present = sorted(counts)
+        sizes = tuple(int(counts[p]) for p in present)
+        number = F.array_position(F.array(*(F.lit(p) for p in present)), F.col("part")).cast("int")
+        start = F.element_at(F.array(*(F.lit(s) for s in _starts(sizes))), number)
+        index = placed.select("id", (number - 1).alias("part"), "position", (start + F.col("position")).alias("index"))
+        yield IndexedSide(index, sizes)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

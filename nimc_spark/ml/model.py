@@ -159,6 +159,10 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         known = self.factors(side, given if brings else None)
         target = id_type(known, "id")
         wanted = align_id(quoted(column), id_type(dataset, column), target)
+        if id_type(dataset, column) != target:
+            strange = dataset.where(quoted(column).isNotNull() & wanted.isNull()).count()
+            if strange:
+                raise DataError(f"{strange} values of {column!r} are no {target.simpleString()}, as the model's ids are")
         default = F.array(*(F.lit(v) for v in self.trained.sides[side].default))
         return (
             dataset.select(wanted.alias("id"))

@@ -113,20 +113,21 @@ def test_a_model_path_that_is_no_model(
 
 
 def test_training_that_collapses(kept: Workplace) -> None:
-    message = refused(kept, 5, train.main, "--set", "model.reg=1e9")
+    message = refused(kept, 5, train.main, "--set", "model.reg=1e5")
     assert message.startswith("training collapsed: the factors tell no pair from another")
     assert "lower model.reg" in message
 
 
-def test_training_that_is_not_finite(kept: Workplace, tmp_path: Path) -> None:
-    place = kept.with_lake(tmp_path)
-    rows = "uid,iid,stars,at\n" + "".join(
-        f"u{i:02d},{j},{(1 + (i + j) % 5)}e30,1\n" for i in range(9) for j in range(9)
-    )
+def test_training_that_is_not_finite(tmp_path: Path, spark: SparkSession) -> None:
+    place = tiny(tmp_path)
+    rows = "".join(f"u{i:02d},{j},{1 + (i + j) % 5}e200,1\n" for i in range(9) for j in range(9))
     place.config["sources"]["ratings"]["path"] = place.text("huge.csv", f"uid,iid,stars,at\n{rows}")
-    place.config["rating_range"] = None
+    place.config["sources"] = {"ratings": place.config["sources"]["ratings"]}
+    place.config |= {"features": {}, "rating_range": None, "format": "parquet"}
     place.run(prepare.main).done()
-    assert refused(place, 5, train.main, "--set", "model.dtype=float32").startswith("training diverged: ")
+    message = refused(place, 5, train.main)
+    assert message.startswith("training diverged: the loss or its gradient is not a finite number at the start; check ")
+    assert not (place.lake / "models").exists()
 
 
 def test_attributes_of_another_width_than_the_models(kept: Workplace) -> None:
