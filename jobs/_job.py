@@ -77,15 +77,17 @@ class Context:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a part of the job; the log and the Spark UI show its name."""
+        """Times a part of the job, inside another as `outer.inner`; the log and the Spark UI show its name."""
         begun = time.perf_counter()
+        outer = self._within
+        self._enter([*outer, name])
+        name = ".".join(self._within)
         self.log.info("%s: %s", self.job, name)
-        self._enter([*self._within, name])
         try:
             yield
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + round(time.perf_counter() - begun, 3)
-            self._enter(self._within[:-1])
+            self._enter(outer)
         self.log.info("%s: %s took %.1f s", self.job, name, self.stages[name])
 
     def progress(self, what: str, total: int | None = None) -> Progress:

@@ -19,7 +19,8 @@ def body(context: Context) -> Result:
     versions: dict[str, int] = {}
     extra: dict[str, Any] = {}
     for name, run in STAGES.items():
-        result = run(context)
+        with context.stage(name):
+            result = run(context)
         counts |= result.counts
         paths |= result.paths
         versions |= result.table_versions

@@ -80,7 +80,7 @@ def _scored(context: Context, model: NIMCModel, request: _Request) -> DataFrame:
     """Rows of the predictions table without the run's columns."""
     users, items, pairs = (request.used(name) for name in ("users", "items", "pairs"))
     if pairs is not None:
-        return model.transform(pairs)
+        return model.transform(pairs).withColumn("rank", F.lit(None).cast("int"))
     lists = model.recommend(
         context.config.predict.k,
         users.select(USER) if users is not None else None,

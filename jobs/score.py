@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -25,12 +26,11 @@ def body(context: Context) -> Result:
         everyone = _everyone(tables)
         seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
     exclude = seen if config.score.exclude_seen else None
-    with (
-        held(everyone) as users,
-        model.heldFactors(),
-        held(model.recommend(config.score.k, users, None, exclude)) as lists,
-    ):
+    with ExitStack() as kept:
         with context.stage("score"):
+            users = kept.enter_context(held(everyone))
+            kept.enter_context(model.heldFactors())
+            lists = kept.enter_context(held(model.recommend(config.score.k, users, exclude=exclude)))
             counts = _counts(lists, users, config.score.k)
         with context.stage("write"):
             rows = _rows(context, lists, entry.version)
@@ -46,7 +46,7 @@ def _counts(lists: DataFrame, users: DataFrame, k: int) -> dict[str, int]:
     """Users, and those whose list is shorter than k."""
     short = shortfall(lists, users.select(F.col(USER).alias("id")), k)
     few, missing = short.agg(F.count("*"), F.sum("missing")).collect()[0]
-    return {"users": users.count(), "users_with_short_lists": few, "recommendations_missing": missing or 0}
+    return {"users_scored": users.count(), "users_with_short_lists": few, "recommendations_missing": missing or 0}
 
 
 def _everyone(tables: Tables) -> DataFrame:

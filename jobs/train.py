@@ -39,7 +39,7 @@ def body(context: Context) -> Result:
     with context.stage("save"):
         entry = _register(context, model, tables)
     metrics = {"loss": summary.loss, "passes": summary.passes, "stop_reason": summary.reason}
-    counts = {**sizes, "users": summary.users, "items": summary.items, "parameters": summary.parameters}
+    counts = {**sizes, "users_trained": summary.users, "items_trained": summary.items, "parameters": summary.parameters}
     return Result(counts, metrics, {"model": entry.path}, tables.versions, {"model_version": entry.version})
 
 

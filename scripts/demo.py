@@ -27,16 +27,22 @@ class JobFailed(Exception):
 
 
 def run(job: str, *arguments: str) -> dict[str, Any]:
-    """Run a job as a user would; the JSON object of its last line. Its log goes to our standard error.
+    """Run a job as a user would; the JSON object of its last line. Its log goes on to our standard error.
 
     Raises:
         JobFailed: the job's exit code is not 0.
     """
-    line = [str(ROOT / "spark-submit.sh"), job, *arguments]
-    answer = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
-    if answer.returncode != 0:
-        raise JobFailed(job, answer.returncode)
-    result: dict[str, Any] = json.loads(answer.stdout.strip().splitlines()[-1])
+    last = ""
+    with subprocess.Popen(
+        [str(ROOT / "spark-submit.sh"), job, *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
+        # spark-submit merges the job's own standard error into its standard output: all but the last line is log.
+        for line in process.stdout or ():
+            print(last, end="", file=sys.stderr, flush=True)
+            last = line
+    if process.returncode != 0:
+        raise JobFailed(job, process.returncode)
+    result: dict[str, Any] = json.loads(last)
     return result
 
 

@@ -36,14 +36,19 @@ _DENSE_SHARE = 0.25
 
 @dataclass(frozen=True)
 class GridLimits:
-    """What decides the grid: ratings a lane and a block row hold, and rows (users or items) of a part.
+    """What decides the grid: ratings a lane and a block row hold, and rows (users or items) and bytes of a part.
 
-    One block row stays well below the 64 MB a row may have (8 bytes a rating).
+    One row of a DataFrame stays well below the 64 MB it may have (a block has 8 bytes a rating).
     """
 
     ratings_per_lane: int = 500_000
     ratings_per_chunk: int = 4_000_000
     rows_per_part: int = 131_072
+    bytes_per_part: int = 32 << 20
+
+    def rows(self, width: int, dtype: str) -> int:
+        """Rows of a part of `width` dense columns that stay within both limits."""
+        return max(1, min(self.rows_per_part, self.bytes_per_part // max(1, width * np.dtype(dtype).itemsize)))
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,10 @@ def build_blocks(
     """Records of ratings(user, item, rating[, weight][, offset]) without nulls, in any order; `profile` is theirs."""
     lanes = ceil(profile.count / limits.ratings_per_lane)
     with ExitStack() as kept:
-        users = kept.enter_context(_indexed(ratings, "user", profile.users, lanes, limits))
-        items = kept.enter_context(_indexed(ratings, "item", profile.items, 1, limits))
+        rows = {side: limits.rows(data[side].width, dtype) for side in SideName}
+        user_parts = max(lanes, ceil(profile.users / rows[SideName.USERS]))
+        users = kept.enter_context(_indexed(ratings, "user", user_parts))
+        items = kept.enter_context(_indexed(ratings, "item", ceil(profile.items / rows[SideName.ITEMS])))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
         records = kept.enter_context(held(_placed_records(ratings, sides, data, dtype, limits)))
         with described(ratings.sparkSession, "nimc: build rating blocks"):
@@ -129,11 +136,8 @@ def _placed_records(
 
 
 @contextmanager
-def _indexed(
-    ratings: DataFrame, column: str, about: int, least_parts: int, limits: GridLimits
-) -> Iterator[IndexedSide]:
-    """The index of a side with about `about` ids, in at least `least_parts` parts if there are as many ids."""
-    parts = max(least_parts, ceil(about / limits.rows_per_part))
+def _indexed(ratings: DataFrame, column: str, parts: int) -> Iterator[IndexedSide]:
+    """The index of the ids in `column`, in at most `parts` parts."""
     with held(index_ids(ratings.select(F.col(column).alias("id")).distinct(), "id", parts)) as placed:
         counts: dict[int, int] = dict(placed.groupBy("part").count().collect())
         # A part that placement left empty would be a lane without users: number those that have any, in order.

@@ -1,7 +1,7 @@
 """`SparkOracle`: a pass over Ω as one `mapInArrow` job, with no shuffle up to 64 lanes.
 
 Parameters go out in the closure (or a broadcast above 8 MB), one small result a lane and parameter set comes back. What
-reaches the driver does not grow with |Ω|: above `MERGE_FAN` lanes the first level of the merge tree runs on executors.
+reaches the driver does not grow with |Ω|: above `MERGE_FAN` lanes the lower levels of the merge tree run on executors.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class SparkOracle(PassOracle):
         with shared(self._spark, sent, size) as handle, described(self._spark, name):
             body = partial(_task, statistic=statistic, model=model, parameter_sets=handle)
             results = self._blocks.records.mapInArrow(body, _RESULT_DDL)
-            if len(self._blocks.lanes) > MERGE_FAN:
-                results = _merge_on_executors(results)
-            table = results.toArrow()
+            table = _few_results(results, len(self._blocks.lanes)).toArrow()
         found = [_lane_sums(row) for row in table.to_pylist()]
         self._check(found, len(sent))
         return merged(found, len(sent))
@@ -110,10 +108,14 @@ def _lane_sums(row: dict[str, object]) -> LaneSums:
     return LaneSums(row["lane"], row["parameter_set"], blocks, decode_sums(row["sums"]))  # type: ignore[arg-type]
 
 
-def _merge_on_executors(results: DataFrame) -> DataFrame:
-    """The first level of `merge_in_order`'s tree: runs of MERGE_FAN neighbouring lanes become one."""
-    runs = results.withColumn("run", F.floor(F.col("lane") / MERGE_FAN)).groupBy("run", "parameter_set")
-    return apply_grouped(runs, _merge_run, _RESULT_DDL)
+def _few_results(results: DataFrame, lanes: int) -> DataFrame:
+    """At most MERGE_FAN results a parameter set: the lower levels of `merge_in_order`'s tree run on executors."""
+    width = 1
+    while lanes > MERGE_FAN * width:
+        width *= MERGE_FAN
+        runs = results.withColumn("run", F.floor(F.col("lane") / width)).groupBy("run", "parameter_set")
+        results = apply_grouped(runs, _merge_run, _RESULT_DDL)
+    return results
 
 
 def _merge_run(table: pa.Table) -> pa.Table:

@@ -147,7 +147,7 @@ _TABLES = (
         (
             _RUN_DATE,
             _USER,
-            Column("rank", "int", "1 is the best; null for pairs", optional=True),
+            Column("rank", "int", "1 is the best; null for pairs"),
             _ITEM,
             Column("score", "double", "what the model expects the rating to be"),
             Column("score_source", "string", "model or baseline"),

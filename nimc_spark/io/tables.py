@@ -34,6 +34,7 @@ Where = Mapping[str, Value | Sequence[Value]]
 Mode = Literal["overwrite", "append"]
 
 PARQUET_VERSIONS_KEPT = 10
+_NO_TABLE = ("DELTA_TABLE_ONLY_OPERATION", "DELTA_PATH_DOES_NOT_EXIST", "DELTA_TABLE_NOT_FOUND")
 _COMMITS_SEARCHED = 20
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -171,7 +172,8 @@ class _Delta:
         try:
             return self._spark.sql(f"DESCRIBE HISTORY delta.{quoted_name(path)} LIMIT {count}").collect()
         except AnalysisException as error:
-            if (error.getCondition() or "").startswith("DELTA_"):
+            # A damaged table is another error, and must not pass for one that is yet to be made.
+            if error.getCondition() in _NO_TABLE:
                 return []
             raise
 

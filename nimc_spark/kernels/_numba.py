@@ -26,7 +26,11 @@ def jit(*, fastmath: frozenset[str] | bool = False) -> Callable[[Callable[..., A
         if not HAVE_NUMBA:
             return function
         flags = set(fastmath) if isinstance(fastmath, frozenset) else fastmath
-        compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, fastmath=flags)(function)
+        try:
+            compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, fastmath=flags)(function)
+        except RuntimeError:
+            # No folder for the cache can be written, as in some containers: compiled anew in each process.
+            compiled = numba.njit(nogil=True, fastmath=flags)(function)
         return compiled
 
     return decorate

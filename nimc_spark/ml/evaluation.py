@@ -50,8 +50,11 @@ def evaluate_model(
 
 
 def _flagged(model: NIMCModel, training: DataFrame, held_out: DataFrame) -> DataFrame:
-    """DataFrame(user, item, rating, user_known, item_known): known = has a training rating."""
-    rows = canonical_ratings(model, held_out).select("user", "item", "rating")
+    """DataFrame(user, item, rating − offset, user_known, item_known): known = has a training rating."""
+    rows = canonical_ratings(model, held_out)
+    if "offset" in rows.columns:
+        rows = rows.withColumn("rating", F.col("rating") - F.col("offset"))
+    rows = rows.select("user", "item", "rating")
     for side in ("user", "item"):
         ids = training.select(side).distinct().withColumn(f"{side}_known", F.lit(True))
         rows = rows.join(ids, side, "left").fillna({f"{side}_known": False})

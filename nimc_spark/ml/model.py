@@ -90,11 +90,11 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
     def heldFactors(self) -> Iterator[None]:
         """Inside, the factors of both sides are computed once and kept by Spark, for several calls that use them."""
         with held(self.factors(SideName.USERS)) as users, held(self.factors(SideName.ITEMS)) as items:
-            self._held = {SideName.USERS: users, SideName.ITEMS: items}
+            before, self._held = self._held, {SideName.USERS: users, SideName.ITEMS: items}
             try:
                 yield
             finally:
-                self._held = {}
+                self._held = before
 
     def recommend(
         self, k: int, users: DataFrame | None = None, items: DataFrame | None = None, exclude: DataFrame | None = None
@@ -154,15 +154,23 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         if column not in dataset.columns:
             raise DataError(f"the {side.value} have no column {column!r}; they have: {', '.join(dataset.columns)}")
         sources = {name for d in fitted.declarations for name in d.sources}
-        brings = bool(sources) and sources <= set(dataset.columns)
-        given = dataset.where(quoted(column).isNotNull()).dropDuplicates([column])
-        known = self.factors(side, given if brings else None)
+        missing = sorted(sources - set(dataset.columns))
+        if missing and len(missing) < len(sources):
+            raise DataError(
+                f"the {side.value} bring only some features: {', '.join(missing)} missing; give all or none"
+            )
+        brings = bool(sources) and not missing
+        columns = [quoted(name) for name in sorted({column, *sources})]
+        given = dataset.where(quoted(column).isNotNull()).select(*columns).distinct() if brings else None
+        known = self.factors(side, given)
         target = id_type(known, "id")
         wanted = align_id(quoted(column), id_type(dataset, column), target)
         if id_type(dataset, column) != target:
             strange = dataset.where(quoted(column).isNotNull() & wanted.isNull()).count()
             if strange:
-                raise DataError(f"{strange} values of {column!r} are no {target.simpleString()}, as the model's ids are")
+                raise DataError(
+                    f"{strange} values of {column!r} are no {target.simpleString()}, as the model's ids are"
+                )
         default = F.array(*(F.lit(v) for v in self.trained.sides[side].default))
         return (
             dataset.select(wanted.alias("id"))

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 from pyspark.ml.param import Param, Params, TypeConverters
 
 from nimc_spark.engine.baselines import TERMS, Shrinkage
+from nimc_spark.engine.blocks import GridLimits
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.activations import activation
 from nimc_spark.kernels.model import SideName
@@ -144,7 +145,7 @@ class NIMCParams(Params):
             seed=0,
             dtype="float32",
             clip=True,
-            ratingsPerLane=500_000,
+            ratingsPerLane=GridLimits.ratings_per_lane,
         )
 
     def _set(self, **values: Any) -> Self:

@@ -124,6 +124,10 @@ def training_side(source: SideInput, ids: DataFrame, baseline: Baseline) -> Trai
         return TrainingSide(fitted, SideData(None, 0, uses_id, offsets, constant))
     table = with_id_type(source, id_type(ids, "id"))
     trained = table.join(ids.withColumnRenamed("id", "__nimc_id"), quoted(source.column) == F.col("__nimc_id"), "semi")
+    if trained.isEmpty():
+        raise DataError(
+            f"no id in the table of {source.side.value} has a rating: is {source.column!r} the right column?"
+        )
     fitted = fit_features(trained, source.column, [d for d in source.declarations if not isinstance(d, Id)])
     return TrainingSide(fitted, SideData(fitted.encode(trained), fitted.width, uses_id, offsets, constant))
 

@@ -22,6 +22,7 @@ from nimc_spark.solvers.stopping import StopReason
 _SUFFICIENT_DECREASE = 1e-4
 _CURVATURE = 0.9
 _MAX_TRIALS = 30
+_ROUNDING = 1e-15
 
 
 class LbfgsState(NamedTuple):
@@ -74,9 +75,14 @@ class Lbfgs:
         before = state.best
         if before is None:
             raise ValueError("a step is accepted after a first evaluation only")
-        pairs = (*state.pairs, (after.x - before.x, after.gradient - before.gradient))[-self.memory :]
+        s, y = after.x - before.x, after.gradient - before.gradient
+        # At the rounding floor sᵀy may be lost; such a pair would spoil the direction.
+        sound = float(s @ y) > _ROUNDING * _norm(s) * _norm(y)
+        pairs = (*state.pairs, (s, y))[-self.memory :] if sound else state.pairs
         stalls, stopped = self.progress.judge(before, after, state.stalls)
         state = state._replace(best=after, pairs=pairs, stalls=stalls, stopped=stopped)
+        if stopped is not None:
+            return state
         return self._search(state, -_inverse_hessian_times(pairs, after.gradient), 1.0)
 
     def _search(self, state: LbfgsState, direction: Vector, step: float) -> LbfgsState:
@@ -96,8 +102,10 @@ class Lbfgs:
 
 
 def _inverse_hessian_times(pairs: tuple[tuple[Vector, Vector], ...], gradient: Vector) -> Vector:
-    """H ∇f by the two-loop recursion, H₀ = (sᵀy / yᵀy) I of the newest pair."""
+    """H ∇f by the two-loop recursion, H₀ = (sᵀy / yᵀy) I of the newest pair; H = I without pairs."""
     q = gradient.copy()
+    if not pairs:
+        return q
     weights = []
     for s, y in reversed(pairs):
         rho = 1.0 / float(s @ y)

@@ -11,7 +11,8 @@ from nimc_spark.solvers.solver import Iterate, Solver
 from nimc_spark.solvers.stopping import StopReason
 
 
-@dataclass(frozen=True)
+# Compared by identity: arrays have no single truth value.
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """Where one start ended, and why."""
 
