@@ -56,6 +56,11 @@ def test_the_smallest_loss_among_the_starts_that_did_not_fail_is_kept() -> None:
     assert best_outcome([good, outcome(2.0, StopReason.STALLED)]) is good
 
 
+def test_the_best_start_is_told_from_others_with_arrays_of_its_shape() -> None:
+    outcomes = [outcome(2.0, StopReason.STALLED), outcome(1.0, StopReason.STALLED), outcome(1.5, StopReason.STALLED)]
+    assert outcomes.index(best_outcome(outcomes)) == 1
+
+
 def test_one_failed_start_does_not_stop_the_others() -> None:
     def function(x: np.ndarray) -> tuple[float, np.ndarray]:
         return (float("inf"), x) if x[0] > 5 else rosenbrock(x)
