@@ -132,7 +132,7 @@ class Split(_Section):
         "user", description="user, item, both, time or random"
     )
     fraction: float = Field(0.2, gt=0, lt=1, description="a number between 0 and 1")
-    seed: int = Field(0, description="an integer")
+    seed: int = Field(0, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
 
 
 class SidesActivation(_Section):
@@ -221,7 +221,7 @@ class Model(_Section):
 class Score(_Section):
     """What `score` writes for each user."""
 
-    k: int = Field(10, ge=1, description="an integer from 1")
+    k: int = Field(10, ge=1, le=1_000_000, description="an integer from 1 to 1000000")
     exclude_seen: bool = Field(True, description="true or false")
     model: WhichModel | None = Field(
         None, description="production, candidate or a version; unset: production if there is one, else candidate"
@@ -231,7 +231,7 @@ class Score(_Section):
 class Evaluate(_Section):
     """Ranking metrics of `evaluate`."""
 
-    k: int = Field(10, ge=1, description="an integer from 1")
+    k: int = Field(10, ge=1, le=1_000_000, description="an integer from 1 to 1000000")
     relevant: float | None = Field(None, description="ratings from here on are relevant; unset: no ranking metrics")
 
 
@@ -241,7 +241,7 @@ class Predict(_Section):
     users: Source | None = Field(None, description="users with raw attributes, by the names in `columns`")
     items: Source | None = Field(None, description="items with raw attributes, by the names in `columns`")
     pairs: Source | None = Field(None, description="pairs of user and item")
-    k: int = Field(10, ge=1, description="an integer from 1")
+    k: int = Field(10, ge=1, le=1_000_000, description="an integer from 1 to 1000000")
 
 
 class Config(_Section):
@@ -268,6 +268,9 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
+        roles = [self.columns.user, self.columns.item, self.columns.rating]
+        if len(set(roles)) < len(roles):
+            raise ValueError(f"columns: user, item and rating must be three columns, found {', '.join(roles)}")
         if self.rating_range is not None and not self.rating_range[0] < self.rating_range[1]:
             raise ValueError(f"rating_range = {list(self.rating_range)}: the lowest must be below the highest")
         for wants, key in (

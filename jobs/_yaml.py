@@ -54,6 +54,8 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Tree:
         raise UsageError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path}: not valid YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):

@@ -123,6 +123,12 @@ def _extended(tables: Tables, request: _Request) -> Tables:
 def _with_new(table: DataFrame | None, new: DataFrame | None, column: str) -> DataFrame | None:
     if table is None or new is None:
         return table if new is None else new
+    here, there = new.schema[column].dataType, table.schema[column].dataType
+    if here != there:
+        raise DataError(
+            f"predict: {column} is {here.simpleString()}, but {there.simpleString()} in the lake: "
+            "give both the same type in predict.*.schema"
+        )
     return table.join(new.select(column), column, "anti").unionByName(new, allowMissingColumns=True)
 
 

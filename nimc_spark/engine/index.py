@@ -9,6 +9,10 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
+from nimc_spark.errors import DataError
+
+RESERVED = "__nimc_"
+
 
 def quoted_name(name: str) -> str:
     """The name as SQL reads it: dots, spaces and backticks in it are only characters."""
@@ -18,6 +22,19 @@ def quoted_name(name: str) -> str:
 def quoted(name: str) -> Column:
     """The column of exactly this name, whatever characters it has."""
     return F.col(quoted_name(name))
+
+
+def check_names(df: DataFrame, where: str) -> None:
+    """Raises DataError for columns that Spark cannot tell apart, and for names kept for the library's own columns."""
+    lowered = [name.lower() for name in df.columns]
+    twice = sorted({name for name, low in zip(df.columns, lowered, strict=True) if lowered.count(low) > 1})
+    own = [name for name in df.columns if name.lower().startswith(RESERVED)]
+    if twice:
+        raise DataError(f"{where} have columns of one name, but for upper and lower case: {', '.join(twice)}")
+    if own:
+        raise DataError(
+            f"{where} have columns {', '.join(own)}: names that begin with {RESERVED} are kept for inner use"
+        )
 
 
 def id_type(df: DataFrame, name: str) -> DataType:

@@ -44,6 +44,7 @@ _ROW = "__nimc_row"
 _RATING, _WEIGHT = "__nimc_rating", "__nimc_weight"
 _RANK, _COPIES, _LIST = "__nimc_rank", "__nimc_copies", "__nimc_list"
 _KNOWN = "__nimc_known"
+_GARBLED = "id in another character encoding, see options.encoding"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def classify_attributes(
     faults = [
         (F.col(CORRUPT).isNotNull(), "unparseable row"),
         (quoted(raw_id).isNull(), f"null {id_name}"),
+        (_garbled(raw_id), _GARBLED),
         *feature_faults(df, declarations, where),
     ]
     rows = df.withColumn(_ROW, row_json(raw)).withColumn(REASON, first_reason(faults))
@@ -219,6 +221,7 @@ def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] 
         (F.col(CORRUPT).isNotNull(), "unparseable row"),
         (quoted(columns.user).isNull(), f"null {USER}"),
         (quoted(columns.item).isNull(), f"null {ITEM}"),
+        (_garbled(columns.user) | _garbled(columns.item), _GARBLED),
         (rating.isNull(), "null rating"),
         (_not_finite(rating), "non-finite rating"),
     ]
@@ -233,6 +236,11 @@ def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] 
         if type_name(df.schema[columns.time].dataType) in ("float", "double"):
             faults.append((_not_finite(time), "non-finite time"))
     return faults
+
+
+def _garbled(column: str) -> Column:
+    """Two ids of another encoding would otherwise become one: what cannot be decoded reads as U+FFFD."""
+    return quoted(column).cast("string").contains("\ufffd")
 
 
 def _reject_unknown(rows: DataFrame, raw_id: str, id_name: str, ids: DataFrame) -> DataFrame:

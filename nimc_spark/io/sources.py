@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
@@ -66,7 +68,12 @@ def read_source(spark: SparkSession, name: str, source: Source, needed: Sequence
             df = _read_typed(spark, where, source, declared)
     except Exception as error:
         known = translated(error, where)
-        if known is None or known is error:
+        if known is error:
+            raise
+        if known is None and isinstance(error, PySparkException | Py4JJavaError):
+            # Options, schemas and paths are the user's: what Spark says of them is about the source.
+            known = DataError(f"{where} cannot be read: {str(error).splitlines()[0]}")
+        if known is None:
             raise
         raise known from error
     present = [column for column in df.columns if column != CORRUPT]
@@ -84,7 +91,9 @@ def _read_text(spark: SparkSession, where: str, source: Source, declared: Struct
     if source.format == "csv":
         # With pruning a row of too few or too many columns would pass unseen.
         reader = reader.option("columnPruning", "false")
-        if options.get("header") == "true" and "enforceschema" not in options:
+        # As other tools write CSV: a quote within quotes is doubled.
+        reader = reader.option("escape", options.get("escape", '"'))
+        if options.get("header", "").lower() == "true" and "enforceschema" not in options:
             schema = _in_header_order(spark.read.options(**source.options), where, source, declared)
             reader = reader.option("enforceSchema", "false")
     corrupt = StructField(CORRUPT, StringType())

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, factor_rows
-from nimc_spark.engine.index import align_id, id_type, quoted
+from nimc_spark.engine.index import align_id, check_names, id_type, quoted
 from nimc_spark.engine.pairs import BASELINE, score_pairs
 from nimc_spark.engine.topk import top_k
 from nimc_spark.errors import DataError, TrainingError, UsageError
@@ -133,6 +133,7 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         missing = [name for name in columns if name not in dataset.columns]
         if missing:
             raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(dataset.columns)}")
+        check_names(dataset, "the pairs")
         sides = self.trained.sides
         clip = self.trained.rating_range if self.getOrDefault("clip") else None
         return score_pairs(

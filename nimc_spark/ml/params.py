@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from pydantic import BaseModel
 from pyspark.ml.param import Param, Params, TypeConverters
 
 from nimc_spark.engine.baselines import TERMS, Shrinkage
@@ -75,6 +76,12 @@ def _param(name: str, doc: str, converter: Callable[[Any], Any]) -> Param[Any]:
     return Param(Params._dummy(), name, doc, typeConverter=converter)
 
 
+def _plain_declarations(value: Any) -> list[Any]:
+    """Declarations as plain mappings, which can be saved."""
+    entries = TypeConverters.toList(value)
+    return [e.model_dump(mode="json", exclude_none=True) if isinstance(e, BaseModel) else e for e in entries]
+
+
 class NIMCParams(Params):
     """Columns, objective, solver and data; names follow `pyspark.ml.recommendation.ALS` where it has the same thing."""
 
@@ -117,8 +124,8 @@ class NIMCParams(Params):
     ratingsPerLane = _param("ratingsPerLane", "ratings a lane (unit of parallel work) holds", TypeConverters.toInt)
     usersTable = _param("usersTable", "path or catalog name of the users' attributes", TypeConverters.toString)
     itemsTable = _param("itemsTable", "path or catalog name of the items' attributes", TypeConverters.toString)
-    userFeatures = _param("userFeatures", "feature declarations of the users", TypeConverters.toList)
-    itemFeatures = _param("itemFeatures", "feature declarations of the items", TypeConverters.toList)
+    userFeatures = _param("userFeatures", "feature declarations of the users", _plain_declarations)
+    itemFeatures = _param("itemFeatures", "feature declarations of the items", _plain_declarations)
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -170,6 +177,15 @@ class NIMCParams(Params):
                 sound = False
             if not sound:
                 raise UsageError(f"{name} = {value!r} is not allowed; allowed: {rule.allowed}")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        """One column has one role."""
+        roles = ("userCol", "itemCol", "ratingCol", "predictionCol")
+        names = [self.getOrDefault(role) for role in roles]
+        if len(set(names)) < len(names):
+            found = ", ".join(f"{role} = {name!r}" for role, name in zip(roles, names, strict=True))
+            raise UsageError(f"{found}: each must be a column of its own")
 
     def optional(self, name: str) -> Any:
         """Value of a Param that may be unset, else None."""

@@ -121,7 +121,10 @@ class ModelReader(ParamsReader[Any], Generic[P]):
             raise DataError(f"{folder.path} has model format {manifest.get('format')!r}; this version reads {FORMAT}")
         if manifest.pop(_OWN_CHECKSUM, None) != _checksum(_json(manifest)):
             raise DataError(f"{folder.path}/{MANIFEST} is damaged: its checksum is not its own")
-        folder.verify(manifest["checksums"])
+        checksums = manifest.get("checksums")
+        if not isinstance(checksums, dict) or not checksums:
+            raise DataError(f"{folder.path}/{MANIFEST} is damaged: it has no checksums")
+        folder.verify(checksums)
         model = super().build(folder)
         model._trained = _member(folder, TrainingSummary.from_json(manifest["summary"]))
         return model

@@ -20,7 +20,7 @@ from nimc_spark.engine.blocks import BlockSet, GridLimits, build_blocks
 from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, trained_ids
 from nimc_spark.engine.features import FittedFeatures
-from nimc_spark.engine.index import quoted
+from nimc_spark.engine.index import check_names, quoted
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.errors import DataError, TrainingError, UsageError
@@ -85,6 +85,7 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
 def canonical_ratings(params: NIMCParams, dataset: DataFrame) -> DataFrame:
     """DataFrame(user, item, rating[, weight][, offset]) of the columns that the Params name."""
     roles = {"user": "userCol", "item": "itemCol", "rating": "ratingCol", "weight": "weightCol", "offset": "offsetCol"}
+    check_names(dataset, "the ratings")
     names = {role: params.optional(param) for role, param in roles.items()}
     used = {role: name for role, name in names.items() if name is not None}
     missing = [f"{roles[role]} = {name!r}" for role, name in used.items() if name not in dataset.columns]
@@ -148,6 +149,10 @@ class _Fit:
             seconds=round(time.monotonic() - began, 3),
             collapsed=self._collapsed(averages),
         )
+        if summary.collapsed:
+            _LOG.warning(
+                "training collapsed: the factors tell no pair from another; lower regParam, or rescale ratings"
+            )
         features = {side: self._sides[side].features for side in SideName}
         sides = {side: self._side_model(side, parameters, averages) for side in SideName}
         return Trained(self._model, sides, features, (self._profile.lowest, self._profile.highest), summary)

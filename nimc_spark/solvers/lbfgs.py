@@ -68,8 +68,8 @@ class Lbfgs:
             return state._replace(best=best, stopped=StopReason.NON_FINITE)
         if self.progress.flat(best):
             return state._replace(best=best, stopped=StopReason.GRADIENT)
-        # Nothing is known of the curvature yet: a first move of unit length in the solver's variables at most.
-        return self._search(state._replace(best=best), -best.gradient, min(1.0, 1.0 / _norm(best.gradient)))
+        # Nothing is known of the curvature yet, but that the variables are scaled for it to be about 1.
+        return self._search(state._replace(best=best), -best.gradient, 1.0)
 
     def _accept(self, state: LbfgsState, after: Iterate) -> LbfgsState:
         before = state.best
