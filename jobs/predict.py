@@ -14,7 +14,7 @@ from jobs._config import Source
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
-from nimc_spark.errors import UsageError
+from nimc_spark.errors import DataError, UsageError
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.io.prepare import (
     Classified,

@@ -32,9 +32,7 @@ def check_names(df: DataFrame, where: str) -> None:
     if twice:
         raise DataError(f"{where} have columns of one name, but for upper and lower case: {', '.join(twice)}")
     if own:
-        raise DataError(
-            f"{where} have columns {', '.join(own)}: names that begin with {RESERVED} are kept for inner use"
-        )
+        raise DataError(f"{where} have columns {', '.join(own)}: {RESERVED}… is kept for inner use")
 
 
 def id_type(df: DataFrame, name: str) -> DataType:

@@ -150,9 +150,7 @@ class _Fit:
             collapsed=self._collapsed(averages),
         )
         if summary.collapsed:
-            _LOG.warning(
-                "training collapsed: the factors tell no pair from another; lower regParam, or rescale ratings"
-            )
+            _LOG.warning("training collapsed: the factors tell no pair from another; lower regParam")
         features = {side: self._sides[side].features for side in SideName}
         sides = {side: self._side_model(side, parameters, averages) for side in SideName}
         return Trained(self._model, sides, features, (self._profile.lowest, self._profile.highest), summary)
