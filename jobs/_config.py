@@ -131,7 +131,9 @@ class Split(_Section):
     by: Literal["user", "item", "both", "time", "random"] = Field(
         "user", description="user, item, both, time or random"
     )
-    fraction: float = Field(0.2, gt=0, lt=1, description="a number between 0 and 1")
+    fraction: float = Field(
+        0.2, gt=0, lt=1, description="a number between 0 and 1, with which a hash holds out each user (item, row)"
+    )
     seed: int = Field(0, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
 
 

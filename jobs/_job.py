@@ -86,9 +86,10 @@ class Context:
         try:
             yield
         finally:
-            self.stages[name] = self.stages.get(name, 0.0) + round(time.perf_counter() - begun, 3)
+            took = round(time.perf_counter() - begun, 3)
+            self.stages[name] = round(self.stages.get(name, 0.0) + took, 3)
             self._enter(outer)
-        self.log.info("%s: %s took %.1f s", self.job, name, self.stages[name])
+        self.log.info("%s: %s took %.1f s", self.job, name, took)
 
     def progress(self, what: str, total: int | None = None) -> Progress:
         """`with context.progress("train", 200) as p: p.step("loss 0.4")`: a bar on a terminal, else log lines."""

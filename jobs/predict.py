@@ -73,7 +73,10 @@ def body(context: Context) -> Result:
     if "pairs" not in request.tables:
         lists = context.lake.read("predictions", written.version).where(F.col("run_id") == context.run_id)
         extra["samples"] = samples(config, lists, tables.items)
-    return Result(counts, {}, {"predictions": context.lake.path("predictions")}, versions, extra)
+    paths = {"predictions": context.lake.path("predictions")}
+    if any(request.reasons.values()):
+        paths["quarantine"] = context.lake.path("quarantine")
+    return Result(counts, {}, paths, versions, extra)
 
 
 def _scored(context: Context, model: NIMCModel, request: _Request) -> DataFrame:
