@@ -157,6 +157,7 @@ def test_metrics_are_those_that_pandas_finds(night: Night, lake: Lake, spark: Sp
         assert line[name]["mae"] == pytest.approx(errors.abs().mean(), rel=1e-12)
 
 
+@pytest.mark.soak
 def test_the_nights_after(night: Night, spark: SparkSession, tmp_path: Path) -> None:
     place = night.copied(tmp_path)
     lake = Lake(spark, str(place.lake))
@@ -203,7 +204,7 @@ def test_another_date_stands_beside_the_first(night: Night, spark: SparkSession,
     first = rows(lake.read("recommendations"), *LISTS)
     line = place.run(score.main, "--run-date", "2025-01-07", "--set", "score.exclude_seen=false").done()
     assert line["counts"] == {
-        "users": len(EVERYONE),
+        "users_scored": len(EVERYONE),
         "recommendations": K * len(EVERYONE),
         "users_with_short_lists": 0,
         "recommendations_missing": 0,

@@ -17,6 +17,7 @@ def estimator(toy: Toy) -> NIMC:
     return NIMC(rank=2, maxIter=3).setUsers(toy.users)
 
 
+@pytest.mark.soak
 def test_cross_validation_over_ranks(toy: Toy, estimator: NIMC) -> None:
     grid = ParamGridBuilder().addGrid(estimator.rank, [1, 2]).build()
     validator = CrossValidator(
