@@ -27,7 +27,7 @@ TEST_SETTINGS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under xdist a module shares a process, and all of `tests/jobs` one, since they share a night: the longest, so first."""
+    """Under xdist a module shares a process; so do all of `tests/jobs`, which share a night and are longest: first."""
     groups = {item: "jobs" if "tests/jobs/" in item.nodeid else item.nodeid.partition("::")[0] for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
