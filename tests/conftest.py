@@ -26,6 +26,7 @@ TEST_SETTINGS = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under xdist a module shares a process; so do all of `tests/jobs`, which share a night and are longest: first."""
     groups = {item: "jobs" if "tests/jobs/" in item.nodeid else item.nodeid.partition("::")[0] for item in items}
