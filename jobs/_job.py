@@ -121,7 +121,8 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
     """Runs the job `name` with command line `argv` and returns its exit code.
 
     The config is checked before Spark starts. The last line on standard output is one JSON object, also for a failure;
-    everything else goes to standard error, which spark-submit joins to it. A run that had reached the lake leaves a row in `runs`, failed or not.
+    everything else goes to standard error, which spark-submit joins to it. A run that had reached the lake leaves a row
+    in `runs`, failed or not.
     """
     begun = time.perf_counter()
     _log_to_stderr()
