@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.special import erf
 
 from nimc_spark.data.local import Features, LocalOracle, Observations, records_of_arrays
 from nimc_spark.data.passes import Record
@@ -25,6 +26,9 @@ REFERENCES: Mapping[str, Reference] = {
     "tanh": (lambda z: (np.exp(z) - np.exp(-z)) / (np.exp(z) + np.exp(-z)), lambda z: 1 / np.cosh(z) ** 2),
     "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0) * 1.0),
     "leaky_relu(0.1)": (lambda z: np.maximum(z, 0.1 * z), lambda z: np.where(z > 0, 1.0, 0.1)),
+    "softplus(2)": (lambda z: np.log(1 + np.exp(2 * z)) / 2, lambda z: np.exp(2 * z) / (1 + np.exp(2 * z))),
+    "erf": (erf, lambda z: 2 / np.sqrt(np.pi) * np.exp(-(z**2))),
+    "quadratic": (lambda z: z**2, lambda z: 2 * z),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.activations import ACTIVATION_NAMES, activation
 
-ALL = [*ACTIVATION_NAMES, "leaky_relu(0.1)"]
+ALL = [*ACTIVATION_NAMES, "leaky_relu(0.1)", "softplus(0.5)", "softplus(20)"]
 # From −6 to 6 and at least 0.06 from the rectifiers' kink.
 POINTS = np.concatenate([-np.linspace(0.06, 6, 100), np.linspace(0.06, 6, 100)])
 
@@ -42,6 +42,10 @@ def test_curvature_is_the_derivative_of_the_slope(name: str) -> None:
         ("relu", 2.0, 0.0),
         ("leaky_relu", 2.0, -0.02),
         ("leaky_relu(0.1)", 2.0, -0.2),
+        ("softplus", 2.1269280110429727, 0.1269280110429726),
+        ("softplus(0.5)", 2.6265233750364456, 0.6265233750364455),
+        ("erf", 0.9953222650189527, -0.9953222650189527),
+        ("quadratic", 4.0, 4.0),
     ],
 )
 def test_values(name: str, at_two: float, at_minus_two: float) -> None:
@@ -73,7 +77,25 @@ def test_at_the_kink_the_slope_is_the_one_from_the_left(name: str) -> None:
     assert phi.slope(zero) == phi.slope(left)
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_softplus_is_the_rectifier_far_from_zero() -> None:
+    phi = activation("softplus(3)")
+    for dtype in ("float32", "float64"):
+        z = np.array([-1e30, -1e4, 1e4, 1e30], dtype=dtype)
+        np.testing.assert_array_equal(phi.value(z), np.maximum(z, 0))
+        np.testing.assert_array_equal(phi.slope(z), [0, 0, 1, 1])
+        np.testing.assert_array_equal(phi.curvature(z), np.zeros(4))
+
+
+@pytest.mark.parametrize("b", [0.5, 1.0, 20.0])
+def test_softplus_keeps_its_digits_where_it_is_small(b: float) -> None:
+    # log(1 + t) = t − t²/2 + … with t = e^{bz}.
+    z = np.array([-30.0 / b])
+    np.testing.assert_allclose(
+        activation(f"softplus({b})").value(z) * b, np.exp(-30) * (1 - np.exp(-30) / 2), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "erf"])
 def test_far_out_nothing_overflows(name: str) -> None:
     phi = activation(name)
     z = np.array([-1e4, 1e4])
@@ -82,10 +104,15 @@ def test_far_out_nothing_overflows(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["swish", "Tanh", "", "tanh(1)", "leaky_relu(x)", "leaky_relu()", "leaky_relu(inf)", "leaky_relu(1)(2)"]
+    "name",
+    [
+        *("swish", "Tanh", "", "tanh(1)", "erf(1)", "quadratic(2)", "sigmoid(2)"),
+        *("leaky_relu(x)", "leaky_relu()", "leaky_relu(inf)", "leaky_relu(1)(2)"),
+        *("softplus(0)", "softplus(-1)", "softplus(inf)", "softplus(nan)", "softplus(b)", "softplus()"),
+    ],
 )
 def test_unknown_names_are_told_what_is_allowed(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         activation(name)
-    allowed = "identity, sigmoid, tanh, relu, leaky_relu(a)"
+    allowed = "identity, sigmoid, tanh, relu, leaky_relu(a), softplus(b) with b > 0, erf, quadratic"
     assert str(caught.value) == f"activation {name!r} is not known; allowed: {allowed}"
