@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ def gamma(name: str, power: int, sigma: npt.ArrayLike) -> npt.NDArray[np.float64
     """
     scales = np.asarray(sigma, dtype=np.float64)
     if power < 0 or not np.all(np.isfinite(scales) & (scales >= 0)):
-        raise UsageError(f"moment {power} at σ = {sigma} does not exist here; allowed: power ≥ 0 and finite σ ≥ 0")
+        raise UsageError(f"moment {power} at σ = {scales} does not exist here; allowed: power ≥ 0 and finite σ ≥ 0")
     phi = activation(name)
     closed = _closed_form(phi)
     evaluate = closed or (lambda j, s: gamma_by_quadrature(name, j, s))
@@ -98,7 +99,7 @@ def expectation(integrand: Callable[[float], float], sharpness: float = 1.0) -> 
     width = 1 / max(sharpness, 1.0)
     ends = [0.0, *(width * reach for reach in (2.0, 10.0, 50.0) if width * reach < _REACH), _REACH]
     total = 0.0
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
+    for low, high in pairwise(ends):
         for sign in (1, -1):
             total += _integral(integrand, sign, low, high)
     return total
