@@ -23,7 +23,7 @@ from benchmarks.problem import S, Setting, blocks, partitions, start, write
 from benchmarks.report import Round, Row, in_turns, row
 from nimc_spark.data.codec import decode_sums, encode_sums
 from nimc_spark.data.local import LocalOracle
-from nimc_spark.data.passes import ITEM_LANE, LaneSums, Record, lane_sums, merged
+from nimc_spark.data.passes import ITEM_LANE, LaneSums, Record, Request, lane_sums, merged
 from nimc_spark.engine.blocks import BlockSet, GridLimits
 from nimc_spark.engine.spark_oracle import SparkOracle, decode_record
 from nimc_spark.kernels.statistics import LossGradient
@@ -60,10 +60,11 @@ def _actions(spark: SparkSession, setting: Setting, block_set: BlockSet) -> dict
     """The pass, the empty job, and the pieces of a pass in this process, over all partitions."""
     model, parameters = setting.model, start(setting.model)
     held = partitions(block_set)
-    tasks = len(held)
+    tasks, lanes = len(held), len(block_set.lanes)
     local = LocalOracle(_distinct(held))
     rows = block_set.records.toArrow().to_pylist()
-    found = list(lane_sums(sorted(_distinct(held), key=lambda r: r[:4]), LossGradient(), model, [parameters]))
+    records = sorted(_distinct(held), key=lambda r: r[:4])
+    found = list(lane_sums(records, model, [Request(LossGradient(), parameters)], lanes))
     encoded = [(result, encode_sums(result.sums)) for result in found]
     oracle = SparkOracle(spark, block_set)
     return {
@@ -135,5 +136,5 @@ def _result_bytes(spark: SparkSession, setting: Setting, lanes: int) -> int:
             return sum(
                 len(encode_sums(result.sums))
                 for records in partitions(block_set)
-                for result in lane_sums(records, LossGradient(), setting.model, [parameters])
+                for result in lane_sums(records, setting.model, [Request(LossGradient(), parameters)], lanes)
             )

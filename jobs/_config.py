@@ -204,7 +204,7 @@ class Model(_Section):
     linear: bool | None = Field(None, description="true or false: linear terms on the features")
     baseline: Baseline | None = Field(None, description="none, or a list of global, item, user")
     shrinkage: Shrinkage | None = Field(None, description="{item: number, user: number}")
-    solver: Literal["auto", "lbfgs", "gd"] | None = Field(None, description="auto, lbfgs or gd")
+    solver: Literal["auto", "lbfgs", "lm", "gncg", "gd", "adam"] | None = Field(None, description="auto, lbfgs or gd")
     starts: int | None = Field(None, ge=1, le=100, description="an integer from 1 to 100")
     seed: int | None = Field(None, description="an integer")
     max_passes: int | None = Field(None, ge=1, description="an integer from 1")

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from nimc_spark.data.oracle import PassOracle
-from nimc_spark.data.passes import ITEM_LANE, Kind, Record, lane_sums, merged
+from nimc_spark.data.passes import ITEM_LANE, Kind, Record, Request, lane_sums, merged
 from nimc_spark.kernels.features import Array, DenseGroup, Group, Index, Part, SparseGroup
-from nimc_spark.kernels.model import Model, Parameters
+from nimc_spark.kernels.model import Model
 from nimc_spark.kernels.ratings import RatingBlock
-from nimc_spark.kernels.statistics import Statistic, Sums
+from nimc_spark.kernels.statistics import Sums
 
 Features = Sequence[Array | csr_array]
 
@@ -28,9 +28,10 @@ class LocalOracle(PassOracle):
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._records = sorted(records, key=lambda r: r[:4])
+        self._lanes = 1 + max((r.lane for r in self._records), default=0)
 
-    def run(self, statistic: Statistic, model: Model, parameter_sets: Sequence[Parameters]) -> list[Sums]:
-        return merged(lane_sums(self._records, statistic, model, parameter_sets), len(parameter_sets))
+    def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
+        return merged(lane_sums(self._records, model, requests, self._lanes), len(requests))
 
 
 @dataclass(frozen=True)

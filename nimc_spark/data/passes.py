@@ -3,7 +3,9 @@
 Conventions
     Record       one stored part or block; `lane` −1 is for item parts, which come before every lane that uses them
     order        records of a task are sorted by (lane, kind, item_part, chunk): item parts, then whole lanes
-    LaneSums     what a lane gives for one parameter set, with the blocks it has seen
+    Request      a statistic at a set of parameters; a pass answers a list of them
+    home         item part m is counted by lane m mod L alone, L the number of lanes
+    LaneSums     what a lane gives for one request, with the blocks it has seen
 """
 
 from __future__ import annotations
@@ -44,31 +46,37 @@ class Record(NamedTuple):
     payload: Part | RatingBlock
 
 
+class Request(NamedTuple):
+    statistic: Statistic
+    parameters: Parameters
+
+
 class LaneSums(NamedTuple):
     lane: int
-    parameter_set: int
+    request: int
     blocks: tuple[BlockId, ...]
     sums: Sums
 
 
-def lane_sums(
-    records: Iterable[Record], statistic: Statistic, model: Model, parameter_sets: Sequence[Parameters]
-) -> Iterator[LaneSums]:
-    """The sums of every whole lane among the records, for each parameter set, in lane order."""
+def lane_sums(records: Iterable[Record], model: Model, requests: Sequence[Request], lanes: int) -> Iterator[LaneSums]:
+    """The sums of every whole lane among the records, for each request, in lane order; `lanes` is L, of the data set."""
     item_parts: dict[int, Part] = {}
-    sides = [Sides(model, parameters) for parameters in parameter_sets]
+    sides = [Sides(model, request.parameters) for request in requests]
     for number, group in groupby(records, key=lambda record: record.lane):
         if number == ITEM_LANE:
             item_parts = {r.item_part: r.payload for r in group if isinstance(r.payload, Part)}
             continue
-        lane, blocks = _assemble(number, group, item_parts)
-        for index, side in enumerate(sides):
+        home = tuple((m, part) for m, part in item_parts.items() if m % lanes == number)
+        lane, blocks = _assemble(number, group, item_parts, home)
+        for index, (request, side) in enumerate(zip(requests, sides, strict=True)):
             with one_blas_thread():
-                sums = statistic.of(lane, side)
+                sums = request.statistic.of(lane, side)
             yield LaneSums(number, index, blocks, sums)
 
 
-def _assemble(number: int, group: Iterable[Record], item_parts: dict[int, Part]) -> tuple[Lane, tuple[BlockId, ...]]:
+def _assemble(
+    number: int, group: Iterable[Record], item_parts: dict[int, Part], home: tuple[tuple[int, Part], ...]
+) -> tuple[Lane, tuple[BlockId, ...]]:
     users: Part | None = None
     blocks: list[tuple[int, Part, RatingBlock]] = []
     names: list[BlockId] = []
@@ -80,10 +88,10 @@ def _assemble(number: int, group: Iterable[Record], item_parts: dict[int, Part])
             names.append(BlockId(number, record.item_part, record.chunk))
     if users is None:
         raise ValueError(f"lane {number} came without its user part")
-    return Lane(users, tuple(blocks)), tuple(names)
+    return Lane(users, tuple(blocks), home), tuple(names)
 
 
-def merged(results: Iterable[LaneSums], sets: int) -> list[Sums]:
-    """One sum per parameter set, lanes merged in lane order whatever order they arrived in."""
-    ordered = sorted(results, key=lambda r: (r.parameter_set, r.lane))
-    return [merge_in_order([r.sums for r in ordered if r.parameter_set == index]) for index in range(sets)]
+def merged(results: Iterable[LaneSums], requests: int) -> list[Sums]:
+    """One sum per request, lanes merged in lane order whatever order they arrived in."""
+    ordered = sorted(results, key=lambda r: (r.request, r.lane))
+    return [merge_in_order([r.sums for r in ordered if r.request == index]) for index in range(requests)]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.utils import is_remote
 
@@ -106,7 +105,3 @@ def prepare_worker() -> None:
     if not _FROZEN:
         gc.freeze()
         _FROZEN.append(True)
-
-
-def byte_size(*arrays: np.ndarray[Any, Any]) -> int:
-    return sum(array.nbytes for array in arrays)

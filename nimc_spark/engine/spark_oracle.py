@@ -1,11 +1,12 @@
 """`SparkOracle`: a pass over Ω as one `mapInArrow` job, with no shuffle up to 64 lanes.
 
-Parameters go out in the closure (or a broadcast above 8 MB), one small result a lane and parameter set comes back. What
+Parameters go out in the closure (or a broadcast above 8 MB), one small result a lane and request comes back. What
 reaches the driver does not grow with |Ω|: above `MERGE_FAN` lanes the lower levels of the merge tree run on executors.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -15,25 +16,25 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import decode_block, decode_part, decode_sums, encode_sums
 from nimc_spark.data.oracle import PassOracle
-from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, lane_sums, merged
+from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, Request, lane_sums, merged
 from nimc_spark.engine.blocks import BlockSet
-from nimc_spark.engine.context import Shared, byte_size, described, prepare_worker, shared
+from nimc_spark.engine.context import Shared, described, prepare_worker, shared
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.errors import SetupError
 from nimc_spark.kernels.model import Model, Parameters
-from nimc_spark.kernels.statistics import MERGE_FAN, Statistic, Sums, merge_in_order
+from nimc_spark.kernels.statistics import MERGE_FAN, Sums, merge_in_order
 
 _RESULT = pa.schema(
     [
         ("lane", pa.int32()),
-        ("parameter_set", pa.int32()),
+        ("request", pa.int32()),
         ("lanes", pa.list_(pa.int32())),
         ("item_parts", pa.list_(pa.int32())),
         ("chunks", pa.list_(pa.int32())),
         ("sums", pa.binary()),
     ]
 )
-_RESULT_DDL = "lane int, parameter_set int, lanes array<int>, item_parts array<int>, chunks array<int>, sums binary"
+_RESULT_DDL = "lane int, request int, lanes array<int>, item_parts array<int>, chunks array<int>, sums binary"
 
 
 class SparkOracle(PassOracle):
@@ -44,23 +45,25 @@ class SparkOracle(PassOracle):
         self._blocks = blocks
         self._passes = 0
 
-    def run(self, statistic: Statistic, model: Model, parameter_sets: Sequence[Parameters]) -> list[Sums]:
+    def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
         self._passes += 1
-        sent = [Parameters(*(w.astype(model.dtype) for w in parameters)) for parameters in parameter_sets]
-        size = sum(byte_size(*parameters) for parameters in sent)
-        name = f"nimc: pass {self._passes} ({type(statistic).__name__})"
-        with shared(self._spark, sent, size) as handle, described(self._spark, name):
-            body = partial(_task, statistic=statistic, model=model, parameter_sets=handle)
-            results = self._blocks.records.mapInArrow(body, _RESULT_DDL)
-            table = _few_results(results, len(self._blocks.lanes)).toArrow()
+        sent = [Request(r.statistic, Parameters(*(w.astype(model.dtype) for w in r.parameters))) for r in requests]
+        lanes = len(self._blocks.lanes)
+        what = ", ".join(sorted({type(r.statistic).__name__ for r in requests}))
+        name = f"nimc: pass {self._passes} ({what})"
+        with shared(self._spark, sent, len(pickle.dumps(sent))) as handle, described(self._spark, name):
+            results = self._blocks.records.mapInArrow(
+                partial(_task, model=model, requests=handle, lanes=lanes), _RESULT_DDL
+            )
+            table = _few_results(results, lanes).toArrow()
         found = [_lane_sums(row) for row in table.to_pylist()]
         self._check(found, len(sent))
         return merged(found, len(sent))
 
-    def _check(self, found: Sequence[LaneSums], sets: int) -> None:
-        """Every block exactly once for each parameter set: a lost or doubled task must never pass for a result."""
-        for index in range(sets):
-            seen = sorted(block for r in found if r.parameter_set == index for block in r.blocks)
+    def _check(self, found: Sequence[LaneSums], requests: int) -> None:
+        """Every block exactly once for each request: a lost or doubled task must never pass for a result."""
+        for index in range(requests):
+            seen = sorted(block for r in found if r.request == index for block in r.blocks)
             if seen != sorted(self._blocks.blocks):
                 raise SetupError(
                     f"a pass returned {len(seen)} of {len(self._blocks.blocks)} rating blocks, or other ones: "
@@ -82,11 +85,9 @@ def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
             yield decode_record(lane, kind, item_part, chunk, payloads[row].as_buffer())
 
 
-def _task(
-    batches: Iterable[pa.RecordBatch], *, statistic: Statistic, model: Model, parameter_sets: Shared
-) -> Iterator[pa.RecordBatch]:
+def _task(batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared, lanes: int) -> Iterator[pa.RecordBatch]:
     prepare_worker()
-    for result in lane_sums(_records(batches), statistic, model, parameter_sets.value):
+    for result in lane_sums(_records(batches), model, requests.value, lanes):
         yield _result_row(result)
 
 
@@ -94,7 +95,7 @@ def _result_row(result: LaneSums) -> pa.RecordBatch:
     lanes, item_parts, chunks = ([b[i] for b in result.blocks] for i in range(3))
     row = {
         "lane": result.lane,
-        "parameter_set": result.parameter_set,
+        "request": result.request,
         "lanes": lanes,
         "item_parts": item_parts,
         "chunks": chunks,
@@ -105,15 +106,15 @@ def _result_row(result: LaneSums) -> pa.RecordBatch:
 
 def _lane_sums(row: dict[str, object]) -> LaneSums:
     blocks = tuple(BlockId(*b) for b in zip(row["lanes"], row["item_parts"], row["chunks"], strict=True))  # type: ignore[call-overload]
-    return LaneSums(row["lane"], row["parameter_set"], blocks, decode_sums(row["sums"]))  # type: ignore[arg-type]
+    return LaneSums(row["lane"], row["request"], blocks, decode_sums(row["sums"]))  # type: ignore[arg-type]
 
 
 def _few_results(results: DataFrame, lanes: int) -> DataFrame:
-    """At most MERGE_FAN results a parameter set: the lower levels of `merge_in_order`'s tree run on executors."""
+    """At most MERGE_FAN results a request: the lower levels of `merge_in_order`'s tree run on executors."""
     width = 1
     while lanes > MERGE_FAN * width:
         width *= MERGE_FAN
-        runs = results.withColumn("run", F.floor(F.col("lane") / width)).groupBy("run", "parameter_set")
+        runs = results.withColumn("run", F.floor(F.col("lane") / width)).groupBy("run", "request")
         results = apply_grouped(runs, _merge_run, _RESULT_DDL)
     return results
 
@@ -122,5 +123,5 @@ def _merge_run(table: pa.Table) -> pa.Table:
     found = sorted((_lane_sums(row) for row in table.drop_columns("run").to_pylist()), key=lambda r: r.lane)
     blocks = tuple(block for r in found for block in r.blocks)
     first = found[0]
-    total = LaneSums(first.lane, first.parameter_set, blocks, merge_in_order([r.sums for r in found]))
+    total = LaneSums(first.lane, first.request, blocks, merge_in_order([r.sums for r in found]))
     return pa.Table.from_batches([_result_row(total)])

@@ -46,8 +46,14 @@ class DenseGroup:
         return Rows(indices, (self.values.T @ rows).astype(np.float64))
 
     def squared_transpose_times(self, rows: Array) -> Rows:
-        """(X∘X)ᵀ h of this group, h (n, 1) in float64."""
+        """(X∘X)ᵀ H of this group, H (n, c) in float64."""
         return DenseGroup(self.start, np.square(self.values, dtype=np.float64)).transpose_times(rows)
+
+    def dense(self, width: int) -> npt.NDArray[np.float64]:
+        """The group as (n, d) float64 over all `width` columns of its side."""
+        full = np.zeros((len(self.values), width))
+        full[:, self.start : self.start + self.values.shape[1]] = self.values
+        return full
 
     def finite(self) -> bool:
         return bool(np.isfinite(self.values).all())
@@ -79,9 +85,15 @@ class SparseGroup:
         return Rows(self.columns, (self._matrix(self.data).T @ rows).astype(np.float64))
 
     def squared_transpose_times(self, rows: Array) -> Rows:
-        """(X∘X)ᵀ h of this group, h (n, 1) in float64."""
+        """(X∘X)ᵀ H of this group, H (n, c) in float64."""
         squares = np.square(self.data, dtype=np.float64)
         return Rows(self.columns, self._matrix(squares).T @ rows)
+
+    def dense(self, width: int) -> npt.NDArray[np.float64]:
+        """The group as (n, d) float64 over all `width` columns of its side."""
+        full = np.zeros((len(self.indptr) - 1, width))
+        full[:, self.columns] = self._matrix(self.data).toarray()
+        return full
 
     def finite(self) -> bool:
         return bool(np.isfinite(self.data).all())

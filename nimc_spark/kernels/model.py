@@ -75,6 +75,13 @@ class Model:
     def width(self, side: SideName) -> int:
         return self.users_width if side is SideName.USERS else self.items_width
 
+    def activation(self, side: SideName) -> str:
+        return self.users_activation if side is SideName.USERS else self.items_activation
+
+    def score_columns(self, side: SideName) -> list[int]:
+        """The columns of P̂ or Q̂ that the side's parameters make: the factors, and its linear column."""
+        return [*range(self.rank), *([side.linear_column(self.rank)] if self.linear else [])]
+
     def unravel(self, theta: npt.NDArray[np.floating]) -> Parameters:
         """The two arrays that the flat vector (p,) holds, users first, row by row."""
         cut = self.users_width * self.columns
@@ -86,36 +93,56 @@ class Model:
 
 
 class Forward(NamedTuple):
-    """One side at some parameters: scores P̂ or Q̂ (n, k+2), and slopes φ' (n, k)."""
+    """One side at some parameters: scores P̂ or Q̂ (n, k+2), and of each parameter's column the input z = XW (n, c) and
+    the slope of its score (n, c): φ'(z) of a factor, 1 of the linear column."""
 
     scores: Array
+    inputs: Array
     slopes: Array
 
 
 def forward(model: Model, side: SideName, part: Part, weights: Array) -> Forward:
-    """P̂ and φ' (users) or Q̂ and φ' (items) of a part, in the dtype of `weights`."""
+    """P̂ (users) or Q̂ (items) of a part, with inputs and slopes, in the dtype of `weights`."""
     k = model.rank
-    linear = side.linear_column(k)
+    z = inputs(model, part, weights)
+    phi = activation(model.activation(side))
+    scores = np.ones((part.rows, k + 2), weights.dtype)
+    scores[:, :k] = phi.value(z[:, :k])
+    scores[:, side.linear_column(k)] = part.offset
+    slopes = np.ones_like(z)
+    slopes[:, :k] = phi.slope(np.ascontiguousarray(z[:, :k]))
+    if model.linear:
+        scores[:, side.linear_column(k)] += z[:, k]
+    return Forward(scores, z, slopes)
+
+
+def inputs(model: Model, part: Part, weights: Array) -> Array:
+    """X W (n, c) of a part, its groups added in order."""
     z = np.zeros((part.rows, model.columns), weights.dtype)
     for group in part.groups:
         z += group.times(weights)
-    phi = activation(model.users_activation if side is SideName.USERS else model.items_activation)
-    scores = np.ones((part.rows, k + 2), weights.dtype)
-    scores[:, :k] = phi.value(z[:, :k])
-    scores[:, linear] = part.offset
-    if model.linear:
-        scores[:, linear] += z[:, k]
-    return Forward(scores, phi.slope(np.ascontiguousarray(z[:, :k])))
+    return z
 
 
-def backward(model: Model, side: SideName, part: Part, slopes: Array, gathered: Vector) -> Rows:
-    """Xᵀ [P' ∘ (E Q̂)] for users, Yᵀ [Q' ∘ (Eᵀ P̂)] for items; the linear column has slope 1.
+def curvatures(model: Model, side: SideName, z: Array) -> Array:
+    """(n, c) second derivative of each score by its input: φ''(z) of a factor, 0 of the linear column."""
+    second = np.zeros_like(z)
+    second[:, : model.rank] = activation(model.activation(side)).curvature(np.ascontiguousarray(z[:, : model.rank]))
+    return second
 
-    `gathered` (n, k+2) float64 is E Q̂ or Eᵀ P̂; the result has the rows of W that the part touches.
-    """
-    k = model.rank
-    pulled = np.empty((part.rows, model.columns), slopes.dtype)
-    pulled[:, :k] = slopes * gathered[:, :k]
-    if model.linear:
-        pulled[:, k] = gathered[:, side.linear_column(k)]
-    return stack_rows([group.transpose_times(pulled) for group in part.groups], model.columns)
+
+def score_change(model: Model, side: SideName, change: Array) -> Array:
+    """dP̂ (n, k+2) of the changes φ'(z) dz (n, c) of the columns that have parameters; the others do not change."""
+    full = np.zeros((len(change), model.rank + 2), change.dtype)
+    full[:, model.score_columns(side)] = change
+    return full
+
+
+def backward(part: Part, pulled: Array) -> Rows:
+    """Xᵀ H for H (n, c): what a side's rows add to the gradient by W; it has the rows of W that the part touches."""
+    return stack_rows([group.transpose_times(pulled) for group in part.groups], pulled.shape[1])
+
+
+def pull(model: Model, side: SideName, slopes: Array, gathered: Vector) -> Array:
+    """P' ∘ (E Q̂) for users, Q' ∘ (Eᵀ P̂) for items, (n, c): `gathered` (n, k+2) float64 is E Q̂ or Eᵀ P̂."""
+    return (slopes * gathered[:, model.score_columns(side)]).astype(slopes.dtype)

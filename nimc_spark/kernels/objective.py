@@ -3,6 +3,7 @@
     f(U, V) = 1/|Ω| [ ½ Σ_Ω w e² + ½ Σ_groups λ_g Σ_{rows r of g} c_r^p ‖row r‖² ]
 
 λ is in sum form and is divided by |Ω| together with the loss. Factor rows and linear rows of a group have a λ each.
+With a complement weight β > 0 the loss of `complement.py` takes the place of the first sum.
 A row with c_r = 0 (an id or a category without a training rating) is masked: zero, and not a parameter.
 Source: Eq. (3) of the NIMC paper, with weights, offsets and group penalties.
 """
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nimc_spark.kernels.complement import Complement, Matrix
+from nimc_spark.kernels.curvature import Stack, array_of, assembled, diagonal_blocks, row_blocks
 from nimc_spark.kernels.features import Rows, dense_rows
 from nimc_spark.kernels.model import Model, Parameters, SideName
 from nimc_spark.kernels.statistics import Sums
@@ -49,31 +52,73 @@ class Layout:
 
 
 class Objective:
-    """f of the module's formula, at fixed data: turns sums of a pass into f and ∇f.
+    """f of the module's formula, at fixed data: turns sums of a pass into f, ∇f, and what is known of ∇²f.
 
     `strength` (p,) is λ_g c_r^p for each parameter, `curvature` (p,) a cheap diagonal of ∇²f·|Ω|, `mask` (p,) is True
-    for parameters that exist.
+    for parameters that exist; `beta` is the complement weight, 0 for none.
     """
 
     def __init__(
-        self, model: Model, count: int, strength: Vector, curvature: Vector, mask: npt.NDArray[np.bool_]
+        self,
+        model: Model,
+        count: int,
+        strength: Vector,
+        curvature: Vector,
+        mask: npt.NDArray[np.bool_],
+        beta: float = 0.0,
     ) -> None:
         self.model = model
         self.count = count
         self.strength = strength
         self.mask = mask
+        self.beta = beta
         self.scale = np.where(mask, np.sqrt(count / np.where(mask, curvature, 1.0)), 0.0)
 
-    def value_and_gradient(self, theta: Vector, sums: Sums) -> tuple[float, Vector]:
+    def value_and_gradient(
+        self, theta: Vector, sums: Sums, complement: Complement | None = None
+    ) -> tuple[float, Vector]:
         """f and ∇f (p,) from the merged sums of `LossGradient` at theta (p,)."""
-        users, items, loss = sums["users"], sums["items"], sums["loss"]
-        if not (isinstance(users, Rows) and isinstance(items, Rows)) or isinstance(loss, Rows):
-            raise TypeError("these are not the sums of LossGradient")
-        model = self.model
-        gradient = model.ravel(Parameters(dense_rows(users, model.users_width), dense_rows(items, model.items_width)))
         penalty = self.strength * theta
-        value = (float(loss[0]) + 0.5 * float(theta @ penalty)) / self.count
-        return value, np.where(self.mask, gradient + penalty, 0.0) / self.count
+        loss = float(array_of(sums, "loss")[0]) + (0.0 if complement is None else complement.value())
+        value = (loss + 0.5 * float(theta @ penalty)) / self.count
+        return value, self._mean(self._vector(sums) + penalty)
+
+    def product(self, direction: Vector, sums: Sums) -> Vector:
+        """∇²f·v or its Gauss-Newton part (p,), from the merged sums of `Product` along v."""
+        return self._mean(self._vector(sums) + self.strength * direction)
+
+    def matrix(self, sums: Sums, complement: Complement | None = None, exact: bool = False) -> Matrix:
+        """∇²f (exact) or its Gauss-Newton part, (p, p), from the merged sums of `GaussNewton`."""
+        full = assembled(self.model, sums, complement, exact)
+        full[np.diag_indices_from(full)] += self.strength
+        full[~self.mask] = 0.0
+        full[:, ~self.mask] = 0.0
+        return full / self.count
+
+    def blocks(self, sums: Sums) -> tuple[Stack, Stack]:
+        """Diagonal blocks of the Gauss-Newton part with penalties: stacks (d1, c, c) and (d2, c, c), one block a
+        feature, from the merged sums of `RowBlocks`; or (1, d1 c, d1 c) and (1, d2 c, d2 c) from those of
+        `GaussNewton`."""
+        stacks = row_blocks(self.model, sums) if "users_blocks" in sums else diagonal_blocks(self.model, sums)
+        users, items = (s if s.ndim == 3 else s[None] for s in stacks)
+        cut = users.shape[0] * users.shape[1]
+        return self._penalized(users, slice(None, cut)), self._penalized(items, slice(cut, None))
+
+    def _penalized(self, stack: Stack, mine: slice) -> Stack:
+        size = stack.shape[1]
+        mask = self.mask[mine].reshape(-1, size)
+        stack = stack + np.eye(size) * self.strength[mine].reshape(-1, size)[:, None, :]
+        return np.where(mask[:, :, None] & mask[:, None, :], stack, 0.0) / self.count
+
+    def _vector(self, sums: Sums) -> Vector:
+        users, items = sums["users"], sums["items"]
+        if not (isinstance(users, Rows) and isinstance(items, Rows)):
+            raise TypeError("these are not sums of rows of U and V")
+        model = self.model
+        return model.ravel(Parameters(dense_rows(users, model.users_width), dense_rows(items, model.items_width)))
+
+    def _mean(self, total: Vector) -> Vector:
+        return np.where(self.mask, total, 0.0) / self.count
 
 
 def objective(
@@ -83,8 +128,9 @@ def objective(
     layouts: Mapping[SideName, Layout],
     penalties: Mapping[SideName, Mapping[str, GroupPenalty]],
     power: float,
+    beta: float = 0.0,
 ) -> Objective:
-    """Compose the objective from |Ω|, the feature counts c_r (d,) of each side and λ of each group."""
+    """Compose the objective from |Ω|, the feature counts c_r (d,) of each side, λ of each group, and β."""
     strength, curvature, mask = [], [], []
     for side in SideName:
         c, layout, lam = counts[side], layouts[side], penalties[side]
@@ -94,7 +140,7 @@ def objective(
         strength.append(_columns(model, factors, linear))
         curvature.append(_columns(model, factors + _TYPICAL_SQUARED_FACTOR * c, linear + c))
         mask.append(_columns(model, c > 0, c > 0))
-    return Objective(model, count, np.concatenate(strength), np.concatenate(curvature), np.concatenate(mask))
+    return Objective(model, count, np.concatenate(strength), np.concatenate(curvature), np.concatenate(mask), beta)
 
 
 def _columns(model: Model, factors: npt.NDArray[np.generic], linear: npt.NDArray[np.generic]) -> npt.NDArray:  # type: ignore[type-arg]

@@ -6,19 +6,21 @@ enter once, on the driver (`objective.py`). Adding a statistic is one class here
 Conventions
     Sums     a dict of named sums: float64 arrays, or `Rows` where only touched rows of a (d, c) array travel
     Lane     a user part with its rating blocks, in block order; sums run in that order, so their bits are fixed
+    home     the item parts of a lane that this lane alone counts, so that a sum over items has each item once
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from nimc_spark.kernels.features import Part, Rows, add_rows, stack_rows
-from nimc_spark.kernels.model import Forward, Model, Parameters, SideName, backward, forward
+from nimc_spark.kernels.complement import Complement
+from nimc_spark.kernels.features import Array, Part, Rows, add_rows, stack_rows
+from nimc_spark.kernels.model import Forward, Model, Parameters, SideName, backward, forward, pull
 from nimc_spark.kernels.ratings import RatingBlock, inner_products, middle, rating_weights
 
 Sums = dict[str, npt.NDArray[np.float64] | Rows]
@@ -26,22 +28,27 @@ Sums = dict[str, npt.NDArray[np.float64] | Rows]
 
 @dataclass(frozen=True)
 class Lane:
-    """One user part and its blocks, each with the number of its item part and that part."""
+    """One user part and its blocks, each with the number of its item part and that part; and its home item parts."""
 
     users: Part
     blocks: tuple[tuple[int, Part, RatingBlock], ...]
+    home: tuple[tuple[int, Part], ...] = ()
 
 
 class Sides:
-    """Both sides at one set of parameters; an item part is evaluated once a task, however many lanes use it."""
+    """Both sides at one set of parameters; an item part is evaluated once a task, however many lanes use it, and the
+    user part of a lane once, however often it is asked for."""
 
     def __init__(self, model: Model, parameters: Parameters) -> None:
         self.model = model
         self.parameters = Parameters(*(w.astype(model.dtype, copy=False) for w in parameters))
         self._items: dict[int, Forward] = {}
+        self._users: tuple[Part, Forward] | None = None
 
     def users(self, part: Part) -> Forward:
-        return forward(self.model, SideName.USERS, part, self.parameters.users)
+        if self._users is None or self._users[0] is not part:
+            self._users = (part, forward(self.model, SideName.USERS, part, self.parameters.users))
+        return self._users[1]
 
     def items(self, number: int, part: Part) -> Forward:
         if number not in self._items:
@@ -88,33 +95,59 @@ def _merge_run(run: Iterable[Sums]) -> Sums:
     return total
 
 
+@dataclass
+class Gathered:
+    """The middle of a lane: loss, E Q̂ (n, k+2), and of each item part that it met Eᵀ P̂; all float64."""
+
+    loss: float
+    users: npt.NDArray[np.float64]
+    items: dict[int, tuple[Part, npt.NDArray[np.float64]]]
+
+    def add_items(self, number: int, part: Part, more: Array) -> None:
+        before = self.items.get(number)
+        self.items[number] = (part, more.astype(np.float64) if before is None else before[1] + more)
+
+
+def gather(lane: Lane, sides: Sides, complement: Complement | None) -> Gathered:
+    """Loss, E Q̂ and Eᵀ P̂ over the lane's blocks, and the complement's share of them (`complement.py`)."""
+    beta = 0.0 if complement is None else complement.beta
+    p = sides.users(lane.users).scores
+    found = Gathered(0.0, np.zeros(p.shape), {})
+    for number, part, block in lane.blocks:
+        loss, eq, ep = middle(block, p, sides.items(number, part).scores, beta)
+        found.loss += loss
+        found.users += eq
+        found.add_items(number, part, ep)
+    if complement is not None:
+        found.users += beta * (p @ complement.items)
+        for number, part in lane.home:
+            found.add_items(number, part, beta * (sides.items(number, part).scores @ complement.users))
+    return found
+
+
 @dataclass(frozen=True)
 class LossGradient:
     """loss = ½ Σ_Ω w e², users = Xᵀ[P' ∘ (E Q̂)], items = Yᵀ[Q' ∘ (Eᵀ P̂)], all without the factor 1/|Ω|."""
 
+    complement: Complement | None = None
+
     def of(self, lane: Lane, sides: Sides) -> Sums:
-        users = sides.users(lane.users)
-        loss, gathered = 0.0, np.zeros(users.scores.shape)
-        by_item_part: dict[int, tuple[Part, npt.NDArray[np.float64]]] = {}
-        for number, part, block in lane.blocks:
-            items = sides.items(number, part)
-            block_loss, eq, ep = middle(block, users.scores, items.scores)
-            loss += block_loss
-            gathered += eq
-            before = by_item_part.get(number)
-            by_item_part[number] = (part, ep.astype(np.float64) if before is None else before[1] + ep)
-        model = sides.model
-        return {
-            "loss": np.array([loss]),
-            "users": backward(model, SideName.USERS, lane.users, users.slopes, gathered),
-            "items": _sum_rows(
-                (
-                    backward(model, SideName.ITEMS, part, sides.items(number, part).slopes, sums)
-                    for number, (part, sums) in by_item_part.items()
-                ),
-                model.columns,
-            ),
-        }
+        return gradient_sums(lane, sides, gather(lane, sides, self.complement))
+
+
+def gradient_sums(lane: Lane, sides: Sides, gathered: Gathered) -> Sums:
+    """The sums of `LossGradient` from the middle of a lane."""
+    model = sides.model
+    users = pull(model, SideName.USERS, sides.users(lane.users).slopes, gathered.users)
+    items = (
+        backward(part, pull(model, SideName.ITEMS, sides.items(number, part).slopes, sums))
+        for number, (part, sums) in gathered.items.items()
+    )
+    return {
+        "loss": np.array([gathered.loss]),
+        "users": backward(lane.users, users),
+        "items": sum_rows(items, model.columns),
+    }
 
 
 @dataclass(frozen=True)
@@ -136,7 +169,7 @@ class FeatureCounts:
             broken += 0 if _finite(part) else 1
         return {
             "users": _squares(lane.users, per_user),
-            "items": _sum_rows(items, 1),
+            "items": sum_rows(items, 1),
             "non_finite": np.array([float(broken)]),
         }
 
@@ -167,9 +200,6 @@ class Averages:
         return total
 
 
-STATISTICS: tuple[Callable[[], Statistic], ...] = (LossGradient, FeatureCounts, Averages)
-
-
 def _finite(part: Part) -> bool:
     return all(group.finite() for group in part.groups)
 
@@ -178,7 +208,7 @@ def _squares(part: Part, weights: npt.NDArray[Any]) -> Rows:
     return stack_rows([group.squared_transpose_times(weights[:, None]) for group in part.groups], 1)
 
 
-def _sum_rows(rows: Iterable[Rows], columns: int) -> Rows:
+def sum_rows(rows: Iterable[Rows], columns: int) -> Rows:
     total: Rows | None = None
     for more in rows:
         total = more if total is None else add_rows(total, more)

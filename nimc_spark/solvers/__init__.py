@@ -9,12 +9,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nimc_spark.errors import UsageError
+from nimc_spark.solvers.adam import Adam
 from nimc_spark.solvers.gd import Gd
+from nimc_spark.solvers.gncg import Gncg
 from nimc_spark.solvers.lbfgs import Lbfgs
+from nimc_spark.solvers.lm import Lm
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Solver
 
-SOLVERS: Mapping[str, Callable[[Progress], Solver[Any]]] = {"lbfgs": Lbfgs, "gd": Gd}
+SOLVERS: Mapping[str, Callable[[Progress], Solver[Any]]] = {
+    "lbfgs": Lbfgs,
+    "lm": Lm,
+    "gncg": Gncg,
+    "gd": Gd,
+    "adam": Adam,
+}
 AUTO = "lbfgs"
 SOLVER_NAMES = ("auto", *SOLVERS)
 

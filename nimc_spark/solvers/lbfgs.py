@@ -9,12 +9,13 @@ that an iteration is a pass. Source: Nocedal and Wright, Numerical Optimization,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from nimc_spark.solvers.oracle import Evaluation, Vector
+from nimc_spark.solvers.oracle import Answer, Evaluation, Query, Vector, evaluation_of
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Iterate
 from nimc_spark.solvers.stopping import StopReason
@@ -39,6 +40,10 @@ class LbfgsState(NamedTuple):
     stalls: int
     stopped: StopReason | None
 
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        return (Query(self.trial),)
+
 
 @dataclass(frozen=True)
 class Lbfgs:
@@ -50,20 +55,21 @@ class Lbfgs:
     def start(self, x: Vector) -> LbfgsState:
         return LbfgsState(x, None, np.zeros_like(x), 0.0, 0.0, np.inf, 0, (), 0, None)
 
-    def step(self, state: LbfgsState, evaluation: Evaluation) -> LbfgsState:
+    def step(self, state: LbfgsState, answers: Sequence[Answer]) -> LbfgsState:
         """The state after the trial point was evaluated."""
+        (at_trial,) = map(evaluation_of, answers)
         if state.best is None:
-            return self._first(state, evaluation)
+            return self._first(state, at_trial)
         slope = float(state.best.gradient @ state.direction)
         t = state.step
-        if not evaluation.finite() or evaluation.value > state.best.value + _SUFFICIENT_DECREASE * t * slope:
+        if not at_trial.finite() or at_trial.value > state.best.value + _SUFFICIENT_DECREASE * t * slope:
             return self._bracket(state, low=state.low, high=t)
-        if float(evaluation.gradient @ state.direction) < _CURVATURE * slope:
+        if float(at_trial.gradient @ state.direction) < _CURVATURE * slope:
             return self._bracket(state, low=t, high=state.high)
-        return self._accept(state, Iterate(state.trial, *evaluation))
+        return self._accept(state, Iterate(state.trial, *at_trial[:2]))
 
     def _first(self, state: LbfgsState, evaluation: Evaluation) -> LbfgsState:
-        best = Iterate(state.trial, *evaluation)
+        best = Iterate(state.trial, *evaluation[:2])
         if not evaluation.finite():
             return state._replace(best=best, stopped=StopReason.NON_FINITE)
         if self.progress.flat(best):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from nimc_spark.solvers.oracle import Oracle, Vector
@@ -35,7 +36,7 @@ def minimize(
     max_passes: int,
     on_pass: Callable[[PassRecord], None] = lambda record: None,
 ) -> list[Outcome]:
-    """Run the solver from every start; a pass evaluates the trial points of all starts still running.
+    """Run the solver from every start; a pass answers the queries of all starts still running.
 
     Stops when all have stopped or after `max_passes` ≥ 1 passes. Outcomes are in the order of the starts.
     """
@@ -44,9 +45,9 @@ def minimize(
         running = [i for i, state in enumerate(states) if state.stopped is None]
         if not running:
             break
-        evaluations = oracle.evaluate([states[i].trial for i in running])
-        for i, evaluation in zip(running, evaluations, strict=True):
-            states[i] = solver.step(states[i], evaluation)
+        answers = iter(oracle.answer([query for i in running for query in states[i].queries]))
+        for i in running:
+            states[i] = solver.step(states[i], list(islice(answers, len(states[i].queries))))
         on_pass(PassRecord(number, tuple(state.best.value for state in states)))
     return [Outcome(state.best, state.stopped or StopReason.MAX_PASSES) for state in states]
 

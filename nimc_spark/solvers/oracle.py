@@ -1,34 +1,88 @@
-"""What a solver may know of the problem: values and gradients at a list of points, a pass a list."""
+"""What a solver may know of the problem: it asks a list of queries, and a list is one pass."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from enum import Enum
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from nimc_spark.solvers.curvature import BlockDiagonal
+
 Vector = npt.NDArray[np.float64]
 
 
+class Want(Enum):
+    """What is asked at a point: f and ∇f, also with a part of ∇²f; or a product along a direction.
+
+    MATRIX is the whole Gauss-Newton matrix, HESSIAN the whole ∇²f, BLOCKS diagonal blocks of the Gauss-Newton matrix.
+    """
+
+    GRADIENT = "gradient"
+    MATRIX = "matrix"
+    HESSIAN = "hessian"
+    BLOCKS = "blocks"
+    PRODUCT = "product"
+    HESSIAN_PRODUCT = "hessian_product"
+
+
+class Query(NamedTuple):
+    """A point x (p,), and the direction (p,) of a product."""
+
+    x: Vector
+    want: Want = Want.GRADIENT
+    direction: Vector | None = None
+
+
 class Evaluation(NamedTuple):
-    """f and ∇f (p,) at a point."""
+    """f and ∇f (p,) at a point, and the curvature if it was asked for."""
 
     value: float
     gradient: Vector
+    curvature: BlockDiagonal | None = None
 
     def finite(self) -> bool:
         return bool(np.isfinite(self.value) and np.isfinite(self.gradient).all())
 
 
-class Oracle(Protocol):
-    """One call is one pass over Ω, whatever the number of points."""
-
-    def evaluate(self, points: Sequence[Vector]) -> list[Evaluation]: ...
+Answer: TypeAlias = Evaluation | Vector
+"""An Evaluation of a point, or the vector (p,) of a product."""
 
 
-class ScaledOracle:
-    """The same problem in the variables z = θ / scale: f(scale∘z), gradient scale∘∇f.
+class Oracle(ABC):
+    """One call is one pass over Ω, whatever the number of queries."""
+
+    @abstractmethod
+    def answer(self, queries: Sequence[Query]) -> list[Answer]: ...
+
+    def evaluate(self, points: Sequence[Vector], want: Want = Want.GRADIENT) -> list[Evaluation]:
+        """f and ∇f at each point."""
+        return [evaluation_of(answer) for answer in self.answer([Query(x, want) for x in points])]
+
+    def product(self, x: Vector, direction: Vector, want: Want = Want.HESSIAN_PRODUCT) -> Vector:
+        """∇²f(x)·direction, or the Gauss-Newton matrix's product."""
+        return product_of(self.answer([Query(x, want, direction)])[0])
+
+
+def evaluation_of(answer: Answer) -> Evaluation:
+    """The answer to a query at a point."""
+    if isinstance(answer, Evaluation):
+        return answer
+    raise TypeError("this answers a product")
+
+
+def product_of(answer: Answer) -> Vector:
+    """The answer to a product."""
+    if isinstance(answer, Evaluation):
+        raise TypeError("this answers a point")
+    return answer
+
+
+class ScaledOracle(Oracle):
+    """The same problem in the variables z = θ / scale: f(scale∘z), gradient scale∘∇f, curvature scaled from both sides.
 
     `scale` (p,) ≥ 0; a variable with scale 0 stays at 0.
     """
@@ -37,11 +91,18 @@ class ScaledOracle:
         self._oracle = oracle
         self._scale = scale
 
-    def evaluate(self, points: Sequence[Vector]) -> list[Evaluation]:
-        return [
-            Evaluation(e.value, self._scale * e.gradient)
-            for e in self._oracle.evaluate([self._scale * z for z in points])
-        ]
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        return [self._scaled(answer) for answer in self._oracle.answer([self._unscaled(q) for q in queries])]
+
+    def _unscaled(self, query: Query) -> Query:
+        direction = None if query.direction is None else self._scale * query.direction
+        return Query(self._scale * query.x, query.want, direction)
+
+    def _scaled(self, answer: Answer) -> Answer:
+        if not isinstance(answer, Evaluation):
+            return self._scale * answer
+        curvature = None if answer.curvature is None else answer.curvature.scaled(self._scale)
+        return Evaluation(answer.value, self._scale * answer.gradient, curvature)
 
     def to_scaled(self, theta: Vector) -> Vector:
         return np.divide(theta, self._scale, out=np.zeros_like(theta), where=self._scale > 0)

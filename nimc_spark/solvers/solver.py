@@ -1,14 +1,15 @@
 """The shape of every solver: a pure step function over states.
 
-A state names the next point it wants evaluated; `step` takes the evaluation and returns the next state. The solver
-never calls the oracle, so that several starts share each pass (`multistart.py`).
+A state holds the queries it wants answered next; `step` takes the answers and returns the next state. The solver never
+calls the oracle, so that several starts share each pass (`multistart.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from nimc_spark.solvers.oracle import Evaluation, Vector
+from nimc_spark.solvers.oracle import Answer, Query, Vector
 from nimc_spark.solvers.stopping import StopReason
 
 
@@ -24,8 +25,8 @@ class State(Protocol):
     """What `minimize` reads of a solver's state."""
 
     @property
-    def trial(self) -> Vector:
-        """The point to evaluate next."""
+    def queries(self) -> tuple[Query, ...]:
+        """What the next pass is to answer for it."""
         ...
 
     @property
@@ -45,4 +46,4 @@ class Solver(Protocol[S]):
 
     def start(self, x: Vector) -> S: ...
 
-    def step(self, state: S, evaluation: Evaluation) -> S: ...
+    def step(self, state: S, answers: Sequence[Answer]) -> S: ...

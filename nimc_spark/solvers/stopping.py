@@ -13,6 +13,7 @@ class StopReason(Enum):
     MAX_PASSES = "max_passes"
     LINE_SEARCH = "line_search"
     NON_FINITE = "non_finite"
+    DIVERGED = "diverged"
 
     @property
     def message(self) -> str:
@@ -21,13 +22,14 @@ class StopReason(Enum):
     @property
     def failed(self) -> bool:
         """True if the point reached is no result."""
-        return self is StopReason.NON_FINITE
+        return self in (StopReason.NON_FINITE, StopReason.DIVERGED)
 
 
 _MESSAGES = {
     StopReason.GRADIENT: "the gradient's norm fell below its tolerance",
     StopReason.STALLED: "the loss stopped decreasing by more than the tolerance",
     StopReason.MAX_PASSES: "the limit of passes was reached before the loss settled",
-    StopReason.LINE_SEARCH: "no step along the search direction decreases the loss further at this precision",
+    StopReason.LINE_SEARCH: "no step that the solver tries decreases the loss further at this precision",
     StopReason.NON_FINITE: "the loss or its gradient is not a finite number at the start",
+    StopReason.DIVERGED: "the loss grew beyond all numbers: the step is too large",
 }

@@ -15,9 +15,11 @@ from nimc_spark.kernels.features import DenseGroup, Part, Rows, SparseGroup, den
 from nimc_spark.kernels.model import Model, SideName, Vector
 from nimc_spark.kernels.objective import GroupPenalty, Layout, Objective, objective
 from nimc_spark.kernels.ratings import RatingBlock
-from nimc_spark.kernels.statistics import FeatureCounts, Sums
+from nimc_spark.kernels.statistics import Averages, FeatureCounts, LossGradient, Sums
 
 USERS, ITEMS = 6, 5
+# Statistics that need nothing but parameters.
+STATISTICS = (LossGradient, FeatureCounts, Averages)
 PENALTIES = {"attributes": GroupPenalty(0.3, 0.05), "id": GroupPenalty(1.1, 0.4)}
 Reference = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
 REFERENCES: Mapping[str, Reference] = {
@@ -42,6 +44,7 @@ class Problem:
     observations: Observations
     penalties: Mapping[str, GroupPenalty]
     power: float
+    beta: float = 0.0
 
     @property
     def count(self) -> int:
@@ -67,7 +70,7 @@ class Problem:
             for side in SideName
         }
         penalties = dict.fromkeys(SideName, self.penalties)
-        return objective(self.model, self.count, self.counts(passes), layouts, penalties, self.power)
+        return objective(self.model, self.count, self.counts(passes), layouts, penalties, self.power, self.beta)
 
 
 def small_problem(encoding: str = "mixed", seed: int = 5, power: float = 0.5, **model: object) -> Problem:
@@ -91,6 +94,13 @@ def small_problem(encoding: str = "mixed", seed: int = 5, power: float = 0.5, **
     settings = {"rank": 2, "dtype": "float64", **model}
     shape = Model(users_width=3 + USERS, items_width=3 + ITEMS, **settings)  # type: ignore[arg-type]
     return Problem(shape, sides[0], sides[1], observations, PENALTIES, power)
+
+
+def unlabelled(problem: Problem, beta: float) -> Problem:
+    """The problem with each pair once, no offset of a rating, and a complement of weight beta."""
+    o = problem.observations
+    _, once = np.unique(o.user * ITEMS + o.item, return_index=True)
+    return replace(problem, observations=replace(o.take(once), offset=None), beta=beta)
 
 
 def dense(features: Features) -> np.ndarray:

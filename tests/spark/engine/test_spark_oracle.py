@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nimc_spark.data.passes import Kind
+from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.passes import Kind, Request
 from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
 from nimc_spark.engine.profile import profile_ratings
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.errors import SetupError
+from nimc_spark.kernels.complement import Complement
+from nimc_spark.kernels.curvature import GaussNewton, Grams, Product, RowBlocks
 from nimc_spark.kernels.model import Model, SideName
-from nimc_spark.kernels.statistics import MERGE_FAN, STATISTICS, FeatureCounts, LossGradient
+from nimc_spark.kernels.statistics import MERGE_FAN, Averages, FeatureCounts, LossGradient, Statistic
 from tests.spark.engine.oracle_problem import RatingProblem, local_oracle, model_of, random_parameters, rating_problem
 from tests.unit.problems import bits
 
@@ -36,10 +39,35 @@ def blocks(problem: RatingProblem) -> Iterator[BlockSet]:
     built.close()
 
 
-def sums_of(oracle: Any, model: Model) -> list[object]:
-    """Bits of every statistic, at two sets of parameters in one pass each."""
+def every_statistic(model: Model) -> list[Statistic]:
+    """Each statistic of the library, with and without a complement where it can have one."""
+    random = np.random.default_rng(4)
+    direction = random_parameters(model, 3)
+    grams = [a + a.T for a in random.normal(size=(2, model.rank + 2, model.rank + 2))]
+    complement = Complement(0.3, *grams, *random.normal(size=(2, model.rank + 2, model.rank + 2)))
+    return [
+        FeatureCounts(),
+        Averages(),
+        Grams(direction),
+        *(
+            statistic
+            for c in (None, complement)
+            for statistic in (
+                LossGradient(c),
+                Product(direction, True, c),
+                Product(direction, False, c),
+                GaussNewton(True, True, c),
+                RowBlocks(c),
+            )
+        ),
+    ]
+
+
+def sums_of(oracle: PassOracle, model: Model) -> list[object]:
+    """Bits of every statistic at two sets of parameters, all in one pass."""
     sets = [random_parameters(model, seed) for seed in (1, 2)]
-    return [bits(oracle.run(statistic(), model, sets)) for statistic in STATISTICS]
+    requests = [Request(statistic, parameters) for statistic in every_statistic(model) for parameters in sets]
+    return [bits(sums) for sums in oracle.answer(model, requests)]
 
 
 @pytest.mark.parametrize(("dtype", "inputs"), [("float32", (1, 2, 3, 8)), ("float64", (1, 3))])
@@ -72,12 +100,7 @@ def placed_on(records: DataFrame, slots: int) -> DataFrame:
 def test_where_lanes_are_placed_does_not_matter(spark: SparkSession, blocks: BlockSet, slots: int) -> None:
     model = model_of(blocks, "float64")
     placed = replace(blocks, records=placed_on(blocks.records, slots))
-    parameters = [random_parameters(model, 1)]
-    for statistic in (LossGradient(), FeatureCounts()):
-        found, wanted = (
-            o.run(statistic, model, parameters) for o in (SparkOracle(spark, placed), local_oracle(blocks))
-        )
-        assert bits(found) == bits(wanted)
+    assert sums_of(SparkOracle(spark, placed), model) == sums_of(local_oracle(blocks), model)
 
 
 class Arrivals:

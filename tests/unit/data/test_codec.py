@@ -20,8 +20,8 @@ from nimc_spark.data.codec import (
 from nimc_spark.data.local import LocalOracle
 from nimc_spark.kernels.features import DenseGroup, Group, Part, Rows, SparseGroup
 from nimc_spark.kernels.ratings import RatingBlock
-from nimc_spark.kernels.statistics import STATISTICS, Averages, Sums
-from tests.unit.problems import bits, small_problem
+from nimc_spark.kernels.statistics import Averages, Sums
+from tests.unit.problems import STATISTICS, bits, small_problem
 
 SIZES = st.integers(0, 5)
 FLOATS = st.sampled_from([np.float32, np.float64])

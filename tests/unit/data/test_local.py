@@ -79,7 +79,7 @@ def test_small_as_they_come(problem: Problem) -> None:
     passes = problem.passes(lanes=2, item_parts=2)
     goal = problem.objective(passes)
     theta[~goal.mask] = 0.0
-    value, gradient = passes.bind(goal).evaluate([theta])[0]
+    value, gradient, _ = passes.bind(goal).evaluate([theta])[0]
     wanted, wanted_gradient = dense_value_and_gradient(problem, theta)
     assert value == pytest.approx(wanted, rel=1e-13)
     np.testing.assert_allclose(gradient, wanted_gradient, rtol=1e-11, atol=1e-14)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nimc_spark.data.local import LocalOracle
-from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, LaneSums, Record, lane_sums, merged
+from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, LaneSums, Record, Request, lane_sums, merged
 from nimc_spark.kernels.ratings import RatingBlock
-from nimc_spark.kernels.statistics import STATISTICS, LossGradient, Sums
-from tests.unit.problems import Problem, array_of, bits, rows_of, small_problem
+from nimc_spark.kernels.statistics import LossGradient, Sums
+from tests.unit.problems import STATISTICS, Problem, array_of, bits, rows_of, small_problem
 
 Statistics = pytest.mark.parametrize("statistic", STATISTICS)
 
@@ -17,6 +17,10 @@ Statistics = pytest.mark.parametrize("statistic", STATISTICS)
 def points(problem: Problem, number: int = 1) -> list:
     random = np.random.default_rng(9)
     return [problem.model.unravel(random.normal(size=problem.model.size)) for _ in range(number)]
+
+
+def requests(sets: list) -> list[Request]:
+    return [Request(LossGradient(), one) for one in sets]
 
 
 def full(problem: Problem, sums: Sums) -> dict[str, np.ndarray]:
@@ -99,12 +103,12 @@ def test_order_of_arrival_does_not_matter(lanes: int) -> None:
 
 def test_lanes_come_one_by_one_with_the_blocks_they_saw() -> None:
     problem = small_problem()
-    found = list(lane_sums(problem.records(2, 2), LossGradient(), problem.model, points(problem, 2)))
-    assert [(r.lane, r.parameter_set) for r in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    found = list(lane_sums(problem.records(2, 2), problem.model, requests(points(problem, 2)), 2))
+    assert [(r.lane, r.request) for r in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert found[0].blocks == (BlockId(0, 0, 0), BlockId(0, 1, 0))
     assert found[3].blocks == (BlockId(1, 0, 0), BlockId(1, 1, 0))
     # A lane alone is the sum that the data of its users gives.
-    parts = [array_of(r.sums, "loss")[0] for r in found if r.parameter_set == 1]
+    parts = [array_of(r.sums, "loss")[0] for r in found if r.request == 1]
     whole = problem.passes().run(LossGradient(), problem.model, points(problem, 2))[1]
     assert sum(parts) == pytest.approx(array_of(whole, "loss")[0], rel=1e-13)
 
@@ -114,7 +118,7 @@ def test_a_task_may_hold_any_whole_lanes() -> None:
     records, sets = problem.records(3, 2), points(problem)
     items = [r for r in records if r.lane == ITEM_LANE]
     tasks = [items + [r for r in records if r.lane in lanes] for lanes in ((1,), (0, 2))]
-    results = [r for task in tasks for r in lane_sums(task, LossGradient(), problem.model, sets)]
+    results = [r for task in tasks for r in lane_sums(task, problem.model, requests(sets), 3)]
     assert bits(merged(results, 1)) == bits(LocalOracle(records).run(LossGradient(), problem.model, sets))
 
 

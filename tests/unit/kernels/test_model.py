@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nimc_spark.kernels.features import DenseGroup, Part
-from nimc_spark.kernels.model import Model, SideName, backward, forward
+from nimc_spark.kernels.model import Model, SideName, backward, forward, pull
 
 X = np.array([[1.0, -2.0], [0.5, 3.0], [0.0, 0.0]])
 W = np.array([[0.2, -0.4, 10.0], [0.1, 0.3, 1.0]])
@@ -34,7 +34,9 @@ def test_scores_have_the_linear_term_with_the_offset_and_a_column_of_ones(
     model = Model(2, 2, 2, "tanh", "tanh", dtype="float64")
     result = forward(model, side, PART, W)
     np.testing.assert_allclose(result.scores[:, :2], np.tanh(X @ W[:, :2]), rtol=1e-15)
-    np.testing.assert_allclose(result.slopes, 1 - np.tanh(X @ W[:, :2]) ** 2, rtol=1e-15)
+    np.testing.assert_allclose(result.slopes[:, :2], 1 - np.tanh(X @ W[:, :2]) ** 2, rtol=1e-15)
+    np.testing.assert_array_equal(result.slopes[:, 2], 1.0)
+    np.testing.assert_allclose(result.inputs, X @ W, rtol=1e-15)
     np.testing.assert_allclose(result.scores[:, linear], [108.0, 208.0, 300.0], rtol=1e-15)
     np.testing.assert_array_equal(result.scores[:, ones], 1.0)
 
@@ -49,13 +51,13 @@ def test_a_part_without_feature_groups_scores_at_zero() -> None:
     model = Model(1, 0, 0, "sigmoid", "sigmoid", dtype="float64")
     part = Part(np.array([7.0]), ())
     np.testing.assert_array_equal(forward(model, SideName.USERS, part, np.zeros((0, 2))).scores, [[0.5, 7.0, 1.0]])
-    assert len(backward(model, SideName.USERS, part, np.ones((1, 1)), np.ones((1, 3))).indices) == 0
+    assert len(backward(part, np.ones((1, 2))).indices) == 0
 
 
 @pytest.mark.parametrize(("side", "linear"), [(SideName.USERS, 2), (SideName.ITEMS, 3)], ids=["users", "items"])
 def test_backward_pulls_each_column_to_its_parameters(side: SideName, linear: int) -> None:
     model = Model(2, 2, 2, dtype="float64")
-    slopes, gathered = np.full((3, 2), 0.5), np.arange(12.0).reshape(3, 4)
-    rows = backward(model, side, PART, slopes, gathered)
+    slopes, gathered = np.array([[0.5, 0.5, 1.0]] * 3), np.arange(12.0).reshape(3, 4)
+    rows = backward(PART, pull(model, side, slopes, gathered))
     np.testing.assert_allclose(rows.values[:, :2], X.T @ (0.5 * gathered[:, :2]), rtol=1e-15)
     np.testing.assert_allclose(rows.values[:, 2], X.T @ gathered[:, linear], rtol=1e-15)

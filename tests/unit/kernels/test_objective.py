@@ -47,7 +47,7 @@ def check(problem: Problem) -> None:
     goal = problem.objective(passes)
     free = np.flatnonzero(goal.mask)
     steps = STEP * np.eye(len(theta))[free]
-    value, gradient = passes.bind(goal).evaluate([theta])[0]
+    value, gradient, _ = passes.bind(goal).evaluate([theta])[0]
     values = np.array([e.value for e in passes.bind(goal).evaluate([*(theta + steps), *(theta - steps)])])
     differences = (values[: len(free)] - values[len(free) :]) / (2 * STEP)
     assert relative_error(gradient[free], differences) <= TOLERANCE

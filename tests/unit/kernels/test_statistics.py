@@ -13,7 +13,6 @@ from nimc_spark.kernels.features import Rows
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.statistics import (
     MERGE_FAN,
-    STATISTICS,
     Averages,
     FeatureCounts,
     LossGradient,
@@ -21,7 +20,16 @@ from nimc_spark.kernels.statistics import (
     merge,
     merge_in_order,
 )
-from tests.unit.problems import REFERENCES, array_of, dense, dense_counts, rows_of, small_problem, with_part_offsets
+from tests.unit.problems import (
+    REFERENCES,
+    STATISTICS,
+    array_of,
+    dense,
+    dense_counts,
+    rows_of,
+    small_problem,
+    with_part_offsets,
+)
 
 
 @pytest.mark.parametrize("encoding", ["dense", "sparse", "mixed"])

@@ -6,19 +6,35 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nimc_spark.solvers.oracle import Evaluation, Vector
+from nimc_spark.solvers.curvature import BlockDiagonal
+from nimc_spark.solvers.oracle import Answer, Evaluation, Oracle, Query, Vector, Want
 
 
-class Counted:
-    """An oracle of one function; `calls` holds the number of points of every call."""
+class Counted(Oracle):
+    """An oracle of one function; `calls` holds the number of queries of every call.
+
+    Its curvature, where a query wants one, is a central difference of the gradient.
+    """
 
     def __init__(self, function: Callable[[Vector], tuple[float, Vector]]) -> None:
         self._function = function
         self.calls: list[int] = []
 
-    def evaluate(self, points: Sequence[Vector]) -> list[Evaluation]:
-        self.calls.append(len(points))
-        return [Evaluation(*self._function(x)) for x in points]
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        self.calls.append(len(queries))
+        return [self._one(query) for query in queries]
+
+    def _one(self, query: Query) -> Answer:
+        if query.direction is not None:
+            return self._hessian(query.x) @ query.direction
+        if query.want is Want.GRADIENT:
+            return Evaluation(*self._function(query.x))
+        return Evaluation(*self._function(query.x), BlockDiagonal((self._hessian(query.x)[None],)))
+
+    def _hessian(self, x: Vector, step: float = 1e-5) -> Vector:
+        moves = step * np.eye(len(x))
+        rows = np.array([(self._function(x + e)[1] - self._function(x - e)[1]) / (2 * step) for e in moves])
+        return (rows + rows.T) / 2
 
 
 # ½ (x − m)ᵀ A (x − m) + 3 with eigenvalues of A from 0.5 to 2.

@@ -1,0 +1,385 @@
+"""Second-order statistics of a pass: the Grams, products with the Hessian, its Gauss-Newton matrix and its blocks.
+
+All are plain sums over blocks, without the factor 1/|Ω| and without penalties, which `objective.py` adds once.
+
+Conventions
+    c        parameters a feature has: k factors, and one linear weight if there are linear terms
+    D        (n, c) slopes: φ' of a factor, 1 of the linear column; D² its derivative by the input: φ'' and 0
+    P̂_l, Q̂_l the score column that multiplies parameter l of the other side: ∂s_ij/∂U_al = X_ia D_il Q̂_jl
+    packed   a symmetric matrix as its upper triangle, row by row
+    order    of parameters: row by row, (a, l) ↦ a·c + l, as `Model.ravel` has them
+
+Source: Appendix C of the NIMC paper (with its ∂²f/∂u_i∂v_j corrected), by unique user and item instead of by rating.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from nimc_spark.kernels.complement import Complement, Matrix
+from nimc_spark.kernels.features import Array, Part, Rows, dense_rows, stack_rows
+from nimc_spark.kernels.model import (
+    Forward,
+    Model,
+    Parameters,
+    SideName,
+    backward,
+    curvatures,
+    inputs,
+    pull,
+    score_change,
+)
+from nimc_spark.kernels.ratings import Tangent, rating_weights, tangent_middle, weighted_errors
+from nimc_spark.kernels.statistics import Lane, Sides, Sums, gather, gradient_sums, merge, sum_rows
+
+Stack = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Grams:
+    """users = P̂ᵀP̂ over every user, items = Q̂ᵀQ̂ over every item, once each, (k+2, k+2): what a complement needs first.
+
+    With a direction also users_change = P̂ᵀdP̂ and items_change = Q̂ᵀdQ̂.
+    """
+
+    direction: Parameters | None = None
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        size = sides.model.rank + 2
+        users = self._of(sides, SideName.USERS, lane.users, sides.users(lane.users))
+        items: Sums = {name.replace("users", "items"): np.zeros((size, size)) for name in users}
+        for number, part in lane.home:
+            items = merge(items, self._of(sides, SideName.ITEMS, part, sides.items(number, part)))
+        return users | items
+
+    def _of(self, sides: Sides, side: SideName, part: Part, forward: Forward) -> Sums:
+        scores = forward.scores.astype(np.float64)
+        grams: Sums = {side.value: scores.T @ scores}
+        if self.direction is not None:
+            change = tangent(sides.model, side, part, forward, self.direction).change
+            grams[f"{side.value}_change"] = scores.T @ change.astype(np.float64)
+        return grams
+
+
+@dataclass(frozen=True)
+class Product:
+    """H·(S, T) or, without `exact`, the Gauss-Newton matrix's product with the direction: users (d1, c), items (d2, c).
+
+    U part   Xᵀ [D²∘XS∘(E Q̂) + D∘(dE Q̂ + E dQ̂)]        Gauss-Newton leaves out the terms with E; V part alike
+    """
+
+    direction: Parameters
+    exact: bool = True
+    complement: Complement | None = None
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        model = sides.model
+        users = _Moving(model, SideName.USERS, lane.users, sides.users(lane.users), self)
+        items: dict[int, _Moving] = {}
+
+        def moving(number: int, part: Part) -> _Moving:
+            if number not in items:
+                items[number] = _Moving(model, SideName.ITEMS, part, sides.items(number, part), self)
+            return items[number]
+
+        beta = 0.0 if self.complement is None else self.complement.beta
+        for number, part, block in lane.blocks:
+            item = moving(number, part)
+            eq, ep, heq, hep = tangent_middle(block, users.tangent, item.tangent, beta, self.exact)
+            users.add(eq, heq)
+            item.add(ep, hep)
+        if self.complement is not None:
+            c = self.complement
+            users.add_complement(beta, c.items, c.items_change)
+            for number, part in lane.home:
+                moving(number, part).add_complement(beta, c.users, c.users_change)
+        return {"users": users.rows(), "items": sum_rows((item.rows() for item in items.values()), model.columns)}
+
+
+class _Moving:
+    """One part of a side on the way along a direction: what its rows gather of the other side, and its change."""
+
+    def __init__(self, model: Model, side: SideName, part: Part, forward: Forward, product: Product) -> None:
+        self._model, self._side, self._part, self._forward, self._exact = model, side, part, forward, product.exact
+        self._dz = inputs(model, part, _typed(model, product.direction.side(side)))
+        self.tangent = tangent(model, side, part, forward, product.direction, self._dz)
+        self._gathered, self._changed = np.zeros(forward.scores.shape), np.zeros(forward.scores.shape)
+
+    def add(self, gathered: Array, changed: Array) -> None:
+        self._gathered += gathered
+        self._changed += changed
+
+    def add_complement(self, beta: float, gram: Matrix, change: Matrix) -> None:
+        scores, changes = (t.astype(np.float64) for t in self.tangent)
+        turned = change + change.T if self._exact else change.T
+        self.add(beta * (scores @ gram), beta * (changes @ gram + scores @ turned))
+
+    def rows(self) -> Rows:
+        pulled = pull(self._model, self._side, self._forward.slopes, self._changed)
+        if self._exact:
+            bent = curvatures(self._model, self._side, self._forward.inputs) * self._dz
+            pulled = pulled + pull(self._model, self._side, bent, self._gathered)
+        return backward(self._part, pulled)
+
+
+def tangent(
+    model: Model, side: SideName, part: Part, forward: Forward, direction: Parameters, dz: Array | None = None
+) -> Tangent:
+    """P̂ and dP̂ = φ'(z)∘(X S) of a part; `dz` = X S where it is known."""
+    dz = inputs(model, part, _typed(model, direction.side(side))) if dz is None else dz
+    return Tangent(forward.scores, score_change(model, side, forward.slopes * dz))
+
+
+def _typed(model: Model, weights: Array) -> Array:
+    return weights.astype(model.dtype, copy=False)
+
+
+class _Dense(NamedTuple):
+    """A part of a side as dense float64 arrays: X (n, d), D and D² (n, c), `partner` (n, c) = this side's score columns
+    that multiply the other side's parameters, and all scores (n, k+2)."""
+
+    X: Matrix
+    slopes: Matrix
+    bends: Matrix
+    partner: Matrix
+    scores: Matrix
+
+
+def _dense(model: Model, side: SideName, part: Part, forward: Forward) -> _Dense:
+    other = SideName.ITEMS if side is SideName.USERS else SideName.USERS
+    X = np.zeros((part.rows, model.width(side)))
+    for group in part.groups:
+        X += group.dense(model.width(side))
+    scores = forward.scores.astype(np.float64)
+    bends = curvatures(model, side, forward.inputs).astype(np.float64)
+    return _Dense(X, forward.slopes.astype(np.float64), bends, scores[:, model.score_columns(other)], scores)
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """JᵀJ (with `exact` the Hessian) in three packed blocks, with the sums of `LossGradient`, for few parameters.
+
+        (u_l, u_m)   Xᵀ diag(D_l D_m Σ_j w Q̂_jl Q̂_jm) X                  exact: + δ_lm Xᵀ diag(D²_l ∘ (E Q̂)_l) X
+        (u_l, v_m)   Σ_Ω w (D_il P̂_im x_i) (Q̂_jl D_jm y_j)ᵀ              exact: + δ_lm (D_l∘X)ᵀ E (D_l∘Y), factors only
+
+    Sums: uu, vv packed; uv (d1 c, d2 c) unless `cross` is off. With a complement w is w − β, the first line gains
+    β G_Q[l, m], and ux (d1, c, k+2) = Xᵀ(D_l ∘ P̂_s), vy alike give the rest of (u_l, v_m) on the driver
+    (`finish_cross`).
+    The cost is about c² min(d1, d2) flops a rating and c² d²/2 a user and an item; p² / 2 numbers reach the driver.
+    """
+
+    exact: bool = False
+    cross: bool = True
+    complement: Complement | None = None
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        model = sides.model
+        gathered = gather(lane, sides, self.complement)
+        users = _dense(model, SideName.USERS, lane.users, sides.users(lane.users))
+        weights = _UserWeights(model, lane, sides, self.complement)
+        sums = gradient_sums(lane, sides, gathered)
+        own = {side: model.score_columns(side) for side in SideName}
+        sums["uu"] = _pack(self._diagonal(users, weights.users, gathered.users[:, own[SideName.USERS]]))
+        width = model.items_width * model.columns
+        vv, vy = np.zeros((width, width)), np.zeros((model.items_width, model.columns, model.rank + 2))
+        home = {number for number, _ in lane.home}
+        for number, (part, sum_) in gathered.items.items():
+            items = _dense(model, SideName.ITEMS, part, sides.items(number, part))
+            vv += self._diagonal(items, weights.items[number], sum_[:, own[SideName.ITEMS]])
+            if number in home:
+                vy += _slope_scores(items)
+        sums["vv"] = _pack(vv)
+        if self.cross:
+            sums["uv"] = self._cross(lane, sides, users)
+            if self.complement is not None:
+                sums |= {"ux": _slope_scores(users), "vy": vy}
+        return sums
+
+    def _diagonal(self, part: _Dense, moments: Stack, gathered: Matrix) -> Matrix:
+        """Block (u_l, u_m) of a part, (d c, d c), from the moments (n, c, c) and the gathered errors (n, c)."""
+        X, (c, d) = part.X, (part.slopes.shape[1], part.X.shape[1])
+        block = np.zeros((d, c, d, c))
+        for one, two in combinations_with_replacement(range(c), 2):
+            weight = part.slopes[:, one] * part.slopes[:, two] * moments[:, one, two]
+            if self.exact and one == two:
+                weight += part.bends[:, one] * gathered[:, one]
+            block[:, one, :, two] = X.T @ (weight[:, None] * X)
+            block[:, two, :, one] = block[:, one, :, two]
+        return block.reshape(d * c, d * c)
+
+    def _cross(self, lane: Lane, sides: Sides, users: _Dense) -> Matrix:
+        model, beta = sides.model, 0.0 if self.complement is None else self.complement.beta
+        c = model.columns
+        total = np.zeros((model.users_width, c, model.items_width, c))
+        for number, part, block in lane.blocks:
+            items = _dense(model, SideName.ITEMS, part, sides.items(number, part))
+            total += _weighted_cross(block.matrix(rating_weights(block) - beta, part.rows), users, items)
+            if self.exact:
+                error = weighted_errors(block, users.scores, items.scores, beta)
+                total += _error_cross(model.rank, block.matrix(error, part.rows), users, items)
+        return total.reshape(model.users_width * c, model.items_width * c)
+
+
+@dataclass(frozen=True)
+class RowBlocks:
+    """The c × c diagonal blocks of JᵀJ, one a feature, with the sums of `LossGradient`: a preconditioner for any p.
+
+    users_blocks[a] = Σ_i X_ia² (D_i D_iᵀ) ∘ (Σ_j w Q̂_j Q̂_jᵀ)        (c, c) flat; only touched rows travel
+    """
+
+    complement: Complement | None = None
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        model = sides.model
+        gathered = gather(lane, sides, self.complement)
+        weights = _UserWeights(model, lane, sides, self.complement)
+        blocks = (
+            self._blocks(part, sides.items(number, part), weights.items[number])
+            for number, (part, _) in gathered.items.items()
+        )
+        return gradient_sums(lane, sides, gathered) | {
+            "users_blocks": self._blocks(lane.users, sides.users(lane.users), weights.users),
+            "items_blocks": sum_rows(blocks, model.columns**2),
+        }
+
+    @staticmethod
+    def _blocks(part: Part, forward: Forward, moments: Stack) -> Rows:
+        slopes = forward.slopes.astype(np.float64)
+        per_row = moments * slopes[:, :, None] * slopes[:, None, :]
+        flat = np.ascontiguousarray(per_row.reshape(part.rows, -1))
+        return stack_rows([group.squared_transpose_times(flat) for group in part.groups], flat.shape[1])
+
+
+class _UserWeights:
+    """Σ_j (w − β) Q̂_j Q̂_jᵀ of each user, and Σ_i (w − β) P̂_i P̂_iᵀ of each item that the lane met, (n, c, c); with the
+    complement's β G_Q and β G_P, the latter where the item is at home."""
+
+    def __init__(self, model: Model, lane: Lane, sides: Sides, complement: Complement | None) -> None:
+        beta = 0.0 if complement is None else complement.beta
+        columns = {side: model.score_columns(side) for side in SideName}
+        p = _outer(sides.users(lane.users).scores[:, columns[SideName.ITEMS]])
+        self.users: Stack = np.zeros(p.shape)
+        self.items: dict[int, Stack] = {}
+        for number, part, block in lane.blocks:
+            q = _outer(sides.items(number, part).scores[:, columns[SideName.USERS]])
+            weights = block.matrix(rating_weights(block) - beta, part.rows)
+            self.users += _spmm(weights, q)
+            self._add(number, _spmm(weights.T.tocsr(), p))
+        if complement is not None:
+            own, other = columns[SideName.USERS], columns[SideName.ITEMS]
+            self.users += beta * complement.items[np.ix_(own, own)]
+            for number, part in lane.home:
+                gram = beta * complement.users[np.ix_(other, other)]
+                self._add(number, np.broadcast_to(gram, (part.rows, *gram.shape)))
+
+    def _add(self, number: int, more: Stack) -> None:
+        before = self.items.get(number)
+        self.items[number] = more.copy() if before is None else before + more
+
+
+def _outer(scores: Array) -> Stack:
+    wide = scores.astype(np.float64)
+    return wide[:, :, None] * wide[:, None, :]
+
+
+def _spmm(weights: csr_array, stack: Stack) -> Stack:
+    flat = stack.reshape(stack.shape[0], -1)
+    product: Stack = (weights @ flat).reshape(weights.shape[0], *stack.shape[1:])
+    return product
+
+
+def _weighted_cross(weights: csr_array, left: _Dense, right: _Dense) -> Stack:
+    """Σ_ij w_ij (D_il P̂_im x_i)(Q̂_jl D_jm y_j)ᵀ as (d1, c, d2, c); the narrower side is the one spread over ratings."""
+    if left.X.shape[1] < right.X.shape[1]:
+        return _weighted_cross(weights.T.tocsr(), right, left).transpose(2, 3, 0, 1)
+    c, (d1, d2) = left.slopes.shape[1], (left.X.shape[1], right.X.shape[1])
+    spread = right.X[:, :, None] * right.slopes[:, None, :]
+    block = np.zeros((d1, c, d2, c))
+    for own in range(c):
+        near = _spmm(weights, right.partner[:, own, None, None] * spread) * left.partner[:, None, :]
+        block[:, own] = ((left.X * left.slopes[:, [own]]).T @ near.reshape(len(near), -1)).reshape(d1, d2, c)
+    return block
+
+
+def _error_cross(rank: int, error: csr_array, left: _Dense, right: _Dense) -> Stack:
+    """δ_lm (D_l∘X)ᵀ E (D_l∘Y) of the factors, as (d1, c, d2, c)."""
+    c, (d1, d2) = left.slopes.shape[1], (left.X.shape[1], right.X.shape[1])
+    block = np.zeros((d1, c, d2, c))
+    for factor in range(rank):
+        near = error @ (right.X * right.slopes[:, [factor]])
+        block[:, factor, :, factor] = (left.X * left.slopes[:, [factor]]).T @ near
+    return block
+
+
+def _slope_scores(side: _Dense) -> Stack:
+    """Xᵀ(D_l ∘ P̂_s), (d, c, k+2)."""
+    sums: Stack = np.einsum("na,nl,ns->als", side.X, side.slopes, side.scores, optimize=True)
+    return sums
+
+
+def finish_cross(model: Model, sums: Sums, complement: Complement, exact: bool) -> Matrix:
+    """The complement's share of (u_l, v_m): β (Xᵀ(D_l∘P̂_m)) (Yᵀ(Q̂_l∘D_m))ᵀ, a rank-one matrix for each l, m.
+
+    exact: for the factors also δ_lm β Σ_s (Xᵀ(D_l∘P̂_s)) (Yᵀ(D_l∘Q̂_s))ᵀ, which is β (D_l∘X)ᵀ P̂Q̂ᵀ (D_l∘Y).
+    """
+    ux, vy = array_of(sums, "ux"), array_of(sums, "vy")
+    own, other = model.score_columns(SideName.USERS), model.score_columns(SideName.ITEMS)
+    block: Stack = np.einsum("alm,bml->albm", ux[:, :, other], vy[:, :, own])
+    if exact:
+        for factor in range(model.rank):
+            block[:, factor, :, factor] += ux[:, factor] @ vy[:, factor].T
+    return complement.beta * block.reshape(model.users_width * model.columns, -1)
+
+
+def assembled(model: Model, sums: Sums, complement: Complement | None, exact: bool) -> Matrix:
+    """The symmetric (p, p) matrix of the merged sums of `GaussNewton`."""
+    cut = model.users_width * model.columns
+    full = np.zeros((model.size, model.size))
+    full[:cut, :cut], full[cut:, cut:] = diagonal_blocks(model, sums)
+    cross = array_of(sums, "uv")
+    full[:cut, cut:] = cross if complement is None else cross + finish_cross(model, sums, complement, exact)
+    full[cut:, :cut] = full[:cut, cut:].T
+    return full
+
+
+def diagonal_blocks(model: Model, sums: Sums) -> tuple[Matrix, Matrix]:
+    """The UU (d1 c, d1 c) and VV (d2 c, d2 c) blocks of the merged sums of `GaussNewton`."""
+    users, items = (model.width(side) * model.columns for side in SideName)
+    return _unpack(array_of(sums, "uu"), users), _unpack(array_of(sums, "vv"), items)
+
+
+def row_blocks(model: Model, sums: Sums) -> tuple[Stack, Stack]:
+    """The (d1, c, c) and (d2, c, c) blocks of the merged sums of `RowBlocks`; untouched rows are zero."""
+    c, stacks = model.columns, []
+    for side in SideName:
+        rows = sums[f"{side.value}_blocks"]
+        if not isinstance(rows, Rows):
+            raise TypeError("these are not the sums of RowBlocks")
+        stacks.append(dense_rows(rows, model.width(side)).reshape(-1, c, c))
+    return stacks[0], stacks[1]
+
+
+def array_of(sums: Sums, name: str) -> npt.NDArray[np.float64]:
+    """The sum `name`, which is an array."""
+    value = sums[name]
+    if isinstance(value, Rows):
+        raise TypeError(f"the sum {name!r} is rows")
+    return value
+
+
+def _pack(symmetric: Matrix) -> npt.NDArray[np.float64]:
+    return symmetric[np.triu_indices(len(symmetric))]
+
+
+def _unpack(packed: npt.NDArray[np.float64], size: int) -> Matrix:
+    full = np.zeros((size, size))
+    upper = np.triu_indices(size)
+    full[upper] = packed
+    full.T[upper] = packed
+    return full
