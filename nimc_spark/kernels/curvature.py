@@ -15,7 +15,7 @@ Source: Appendix C of the NIMC paper (with its ∂²f/∂u_i∂v_j corrected), b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,9 @@ from nimc_spark.kernels.ratings import Tangent, rating_weights, tangent_middle, 
 from nimc_spark.kernels.statistics import Lane, Sides, Sums, gather, gradient_sums, merge, sum_rows
 
 Stack = npt.NDArray[np.float64]
+
+# Rows whose sums over the other side are held at once.
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -263,14 +266,14 @@ class _UserWeights:
     def __init__(self, model: Model, lane: Lane, sides: Sides, complement: Complement | None) -> None:
         beta = 0.0 if complement is None else complement.beta
         columns = {side: model.score_columns(side) for side in SideName}
-        p = _outer(sides.users(lane.users).scores[:, columns[SideName.ITEMS]])
-        self.users: Stack = np.zeros(p.shape)
+        p = sides.users(lane.users).scores[:, columns[SideName.ITEMS]].astype(np.float64)
+        self.users: Stack = np.zeros((*p.shape, p.shape[1]))
         self.items: dict[int, Stack] = {}
         for number, part, block in lane.blocks:
-            q = _outer(sides.items(number, part).scores[:, columns[SideName.USERS]])
+            q = sides.items(number, part).scores[:, columns[SideName.USERS]].astype(np.float64)
             weights = block.matrix(rating_weights(block) - beta, part.rows)
-            self.users += _spmm(weights, q)
-            self._add(number, _spmm(weights.T.tocsr(), p))
+            self.users += _near(weights, q, q)
+            self._add(number, _near(weights.T.tocsr(), p, p))
         if complement is not None:
             own, other = columns[SideName.USERS], columns[SideName.ITEMS]
             self.users += beta * complement.items[np.ix_(own, own)]
@@ -283,28 +286,30 @@ class _UserWeights:
         self.items[number] = more.copy() if before is None else before + more
 
 
-def _outer(scores: Array) -> Stack:
-    wide = scores.astype(np.float64)
-    return wide[:, :, None] * wide[:, None, :]
-
-
-def _spmm(weights: csr_array, stack: Stack) -> Stack:
-    flat = stack.reshape(stack.shape[0], -1)
-    product: Stack = (weights @ flat).reshape(weights.shape[0], *stack.shape[1:])
-    return product
-
-
 def _weighted_cross(weights: csr_array, left: _Dense, right: _Dense) -> Stack:
     """Σ_ij w_ij (D_il P̂_im x_i)(Q̂_jl D_jm y_j)ᵀ as (d1, c, d2, c); the narrower side is the one spread over ratings."""
     if left.X.shape[1] < right.X.shape[1]:
         return _weighted_cross(weights.T.tocsr(), right, left).transpose(2, 3, 0, 1)
     c, (d1, d2) = left.slopes.shape[1], (left.X.shape[1], right.X.shape[1])
-    spread = right.X[:, :, None] * right.slopes[:, None, :]
-    block = np.zeros((d1, c, d2, c))
-    for own in range(c):
-        near = _spmm(weights, right.partner[:, own, None, None] * spread) * left.partner[:, None, :]
-        block[:, own] = ((left.X * left.slopes[:, [own]]).T @ near.reshape(len(near), -1)).reshape(d1, d2, c)
-    return block
+    spread = (right.X[:, :, None] * right.slopes[:, None, :]).reshape(-1, d2 * c)
+    block = np.zeros((c, d1, d2, c))
+    for first in range(0, weights.shape[0], _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        near = _near(weights[rows], right.partner, spread).reshape(-1, c, d2, c) * left.partner[rows, None, None, :]
+        for own in range(c):
+            moved = left.X[rows] * left.slopes[rows, own, None]
+            block[own] += (moved.T @ near[:, own].reshape(len(near), -1)).reshape(d1, d2, c)
+    return block.transpose(1, 0, 2, 3)
+
+
+def _near(weights: csr_array, partner: Matrix, spread: Matrix) -> Matrix:
+    """Σ_j w_ij Q̂_jl z_j of each row i, (n, c, width of z): a matrix product a row, much faster than a sparse one."""
+    near = np.zeros((weights.shape[0], partner.shape[1], spread.shape[1]))
+    for row, (low, high) in enumerate(pairwise(weights.indptr)):
+        if high > low:
+            mine = weights.indices[low:high]
+            near[row] = (weights.data[low:high, None] * partner[mine]).T @ spread[mine]
+    return near
 
 
 def _error_cross(rank: int, error: csr_array, left: _Dense, right: _Dense) -> Stack:
