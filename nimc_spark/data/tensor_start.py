@@ -1,0 +1,201 @@
+"""A start near the planted model, from moments of the ratings: the tensor initialization of the NIMC paper.
+
+Passes over Ω, the same for `LocalOracle` and `SparkOracle`:
+
+    1    means and covariances of the features, which standardize them: x̃ = Σ^{−1/2}(x − μ)
+    2    ratings on [1, x̃] ⊗ [1, ỹ]: the coefficient matrix C of x̃ ⊗ ỹ, whose SVD gives the subspaces P, Q
+    3    what is left on Hermite features of Pᵀx̃ ⊗ [1, Qᵀỹ]: a tensor whose rank-one terms are the directions
+    4    its mirror image
+    5 …  the 2k norms, by Levenberg-Marquardt with the directions fixed, `NORM_PASSES` at most
+
+Regressions, not averages: an average of A H₃(x) over n users errs by 1/√n even without noise.
+Linear terms start at 0, and offsets are taken off the ratings first. Dense or sparse features both work, but as many as
+`MOST_UNKNOWNS` allows: (d1 + 1)(d2 + 1) must not exceed it, so groups of ids are too wide.
+Source: Section 3.3 of the NIMC paper, in a form that works on samples of realistic size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nimc_spark.data.oracle import PassOracle
+from nimc_spark.errors import DataError, UsageError
+from nimc_spark.kernels.features import Rows
+from nimc_spark.kernels.gaussian import gamma
+from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
+from nimc_spark.kernels.moments import Fit, HermiteMap, LogScales, Regression, SideMoments, exponents
+from nimc_spark.kernels.statistics import Statistic, Sums
+from nimc_spark.kernels.tensor import Coefficients, Signs, find_units, signs_of, solve_regression, whitening
+from nimc_spark.solvers.curvature import BlockDiagonal
+from nimc_spark.solvers.lm import Lm
+from nimc_spark.solvers.multistart import minimize
+from nimc_spark.solvers.oracle import Answer, Evaluation, Oracle, Query
+from nimc_spark.solvers.progress import Progress
+
+Matrix = npt.NDArray[np.float64]
+
+# Unknowns p of a regression: a lane gives p²/4 numbers, 20 MB at the most, and the driver solves p equations.
+MOST_UNKNOWNS = 3200
+NORM_PASSES = 25
+# Ratings a parameter, below which a start like this is no better than a random one.
+_RATINGS_A_PARAMETER = 10
+_PROGRESS = Progress(tolerance=1e-4, gradient_tolerance=0.0)
+# Where the first norms are looked for: beyond the last, saturating activations say nothing about a norm.
+_FIRST_NORMS = np.geomspace(0.05, 3.0, 60)
+
+
+class TensorStart(NamedTuple):
+    """The start θ (p,), its linear terms 0, and what makes it doubtful, a sentence each."""
+
+    theta: Vector
+    warnings: tuple[str, ...]
+
+
+def tensor_start(passes: PassOracle, model: Model, seed: int) -> TensorStart:
+    """The tensor start of a model on a data set, with any number of passes up to 4 + `NORM_PASSES`.
+
+    `seed` draws the projections. Raises UsageError for an activation whose moments vanish, for features or a rank that
+    are too many, and for a rank above the number of directions in which the features vary; DataError without ratings.
+    """
+    signs = [signs_of(model.users_activation), signs_of(model.items_activation)]
+    _check_sizes(model, signs)
+    moments = _sums(passes, SideMoments(), model)
+    if not _array(moments, "weight")[0] > 0:
+        raise DataError("the tensor start found no rating of positive weight; give it ratings, or use a random start")
+    maps = [_standardized(moments, side, model.rank) for side in SideName]
+    coefficients, bases = _coefficients(passes, model, maps, signs)
+    units = find_units(coefficients, signs[0], signs[1], np.random.default_rng(seed))
+    directions = Parameters(bases[0] @ units.users, bases[1] @ units.items)
+    scales = _fitted_scales(passes, model, directions, units.strengths)
+    return TensorStart(_theta(model, directions, scales), _warnings(model, moments, signs))
+
+
+def _check_sizes(model: Model, signs: Sequence[Signs]) -> None:
+    linear = (model.users_width + 1) * (model.items_width + 1)
+    if linear > MOST_UNKNOWNS:
+        raise UsageError(
+            f"the tensor start has (users' features + 1)(items' features + 1) = {linear} unknowns, of which "
+            f"{MOST_UNKNOWNS} are allowed; leave out ids and wide features, or use a random start"
+        )
+    high = max(_hermite_count(model.rank, s) for s in signs) * (model.rank + 1)
+    if high > MOST_UNKNOWNS:
+        raise UsageError(
+            f"the tensor start has {high} unknowns at rank {model.rank}, of which {MOST_UNKNOWNS} are allowed; "
+            "lower the rank, or use a random start"
+        )
+
+
+def _hermite_count(rank: int, signs: Signs) -> int:
+    return math.comb(rank + signs.order, signs.order)
+
+
+def _warnings(model: Model, moments: Sums, signs: Sequence[Signs]) -> tuple[str, ...]:
+    found = []
+    ratings, needed = int(_array(moments, "ratings")[0]), _RATINGS_A_PARAMETER * model.size
+    if ratings < needed:
+        found.append(f"{ratings} ratings are few for a tensor start of {model.size} parameters; it needs {needed}")
+    for side, own in zip(SideName, signs, strict=True):
+        rows, features = int(_array(moments, f"{side.value}_rows")[0]), _hermite_count(model.rank, own)
+        if rows < features:
+            found.append(f"{rows} {side.value} are few for the tensor start's {features} features of them")
+    return tuple(found)
+
+
+def _sums(passes: PassOracle, statistic: Statistic, model: Model) -> Sums:
+    return passes.run(statistic, model, [model.unravel(np.zeros(model.size))])[0]
+
+
+def _array(sums: Sums, name: str) -> Matrix:
+    value = sums[name]
+    if isinstance(value, Rows):
+        raise TypeError(f"the sum {name!r} is rows")
+    return value
+
+
+def _standardized(moments: Sums, side: SideName, rank: int) -> HermiteMap:
+    """[1, x̃] of a side."""
+    weight = _array(moments, "weight")[0]
+    mean = _array(moments, f"{side.value}_mean") / weight
+    project = whitening(mean, _array(moments, f"{side.value}_square") / weight)
+    if project.shape[1] < rank:
+        raise UsageError(
+            f"the features of the {side.value} vary in {project.shape[1]} directions, the tensor start of rank {rank} "
+            f"needs {rank}; lower the rank, add features, or use a random start"
+        )
+    return HermiteMap(mean, project, 1)
+
+
+def _coefficients(
+    passes: PassOracle, model: Model, maps: Sequence[HermiteMap], signs: Sequence[Signs]
+) -> tuple[Coefficients, list[Matrix]]:
+    """What passes 2, 3 and 4 find, and the bases Σ^{−1/2}P (d1, k) and Σ^{−1/2}Q (d2, k) that it is in."""
+    k = model.rank
+    linear = _regress(passes, model, maps, ())
+    P, singular, Qt = np.linalg.svd(linear.coefficients[1:, 1:])
+    subspaces = [P[:, :k], Qt[:k].T]
+    bases = [m.project @ s for m, s in zip(maps, subspaces, strict=True)]
+    tensors = []
+    for led_by_items in (False, True):
+        orders = [1, signs[1].order] if led_by_items else [signs[0].order, 1]
+        high = [HermiteMap(m.mean, b, order) for m, b, order in zip(maps, bases, orders, strict=True)]
+        found = _regress(passes, model, high, (linear,)).coefficients
+        order = max(orders)
+        own = exponents(k, order).sum(axis=1) == order
+        tensors.append(found.T[own] if led_by_items else found[own])
+    mains = subspaces[0].T @ linear.coefficients[1:, 0], subspaces[1].T @ linear.coefficients[0, 1:]
+    given = Coefficients(np.diag(singular[:k]), tensors[0], tensors[1], None if model.linear else mains)
+    return given, bases
+
+
+def _regress(passes: PassOracle, model: Model, maps: Sequence[HermiteMap], earlier: tuple[Fit, ...]) -> Fit:
+    users, items = maps
+    sums = _sums(passes, Regression(users, items, earlier), model)
+    return Fit(users, items, solve_regression(_array(sums, "gram"), _array(sums, "right")))
+
+
+def _theta(model: Model, directions: Parameters, scales: Vector) -> Vector:
+    """θ of the columns `directions` times e^scales, users' scales first; linear terms 0."""
+    sides = []
+    for columns, logs in zip(directions, np.split(scales, 2), strict=True):
+        weights = np.zeros((len(columns), model.columns))
+        weights[:, : model.rank] = columns * np.exp(logs)
+        sides.append(weights)
+    return model.ravel(Parameters(*sides))
+
+
+class _ScalesOracle(Oracle):
+    """The mean loss as a function of the logarithms of the norms, with gradient and JᵀJ."""
+
+    def __init__(self, passes: PassOracle, model: Model, directions: Parameters) -> None:
+        self._passes, self._model, self._directions = passes, model, directions
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        points = [self._model.unravel(_theta(self._model, self._directions, q.x)) for q in queries]
+        return [_evaluation(sums) for sums in self._passes.run(LogScales(), self._model, points)]
+
+
+def _evaluation(sums: Sums) -> Evaluation:
+    weight = float(_array(sums, "weight")[0])
+    curvature = BlockDiagonal((_array(sums, "normal")[None] / weight,))
+    return Evaluation(float(_array(sums, "loss")[0]) / weight, _array(sums, "gradient") / weight, curvature)
+
+
+def _fitted_scales(passes: PassOracle, model: Model, directions: Parameters, strengths: Vector) -> Vector:
+    """The logarithms of the norms (2k,) that fit the ratings best."""
+    oracle = _ScalesOracle(passes, model, directions)
+    start = _first_scales(model, strengths)
+    return minimize(oracle, Lm(_PROGRESS), [start], NORM_PASSES)[0].iterate.x
+
+
+def _first_scales(model: Model, strengths: Vector) -> Vector:
+    """log|u_i| = log|v_i| (2k,) where γ₁(|u_i|) γ₁(|v_i|) is nearest to the strength; only a start."""
+    slopes = [gamma(name, 1, _FIRST_NORMS) for name in (model.users_activation, model.items_activation)]
+    products = np.abs(slopes[0] * slopes[1])
+    nearest = np.abs(products[:, None] - strengths).argmin(axis=0)
+    logs: Vector = np.log(np.tile(_FIRST_NORMS[nearest], 2))
+    return logs

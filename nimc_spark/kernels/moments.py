@@ -1,0 +1,264 @@
+"""Statistics of the tensor initializer: moments of features, and regressions of ratings on Hermite features.
+
+    SideMoments     Σ w x, Σ w x xᵀ of the users, Σ w y, Σ w y yᵀ of the items: over ratings, not over distinct rows
+    Regression      Σ w f fᵀ ⊗ g gᵀ and Σ w t f gᵀ, with f, g the Hermite features of both sides and t what is left of
+                    the rating: minus its offsets, minus the prediction of earlier fits
+    LogScales       ½ Σ w e², its gradient and JᵀJ by the logarithms of the norms of the columns of U and V
+
+A sum over ratings weighs a user by its ratings, on both sides alike: items are shared by lanes, and the regressions sum
+over ratings too. Everything about a feature is computed once a user and once an item; a rating costs one
+multiply-add for each entry of g gᵀ.
+
+Conventions
+    HermiteMap   x (n, d) → orthonormal Hermite features (n, f) of z = (x − mean) · project, degree by degree
+    packed       the symmetric g gᵀ as its m (m+1)/2 entries i ≤ j, row by row
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations_with_replacement
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from nimc_spark.kernels.activations import activation
+from nimc_spark.kernels.features import DenseGroup, Part
+from nimc_spark.kernels.model import SideName, Vector
+from nimc_spark.kernels.ratings import RatingBlock, inner_products, rating_weights
+from nimc_spark.kernels.statistics import Lane, Sides, Sums
+
+Matrix = npt.NDArray[np.float64]
+
+# Users whose packed features are held at once: 4 MB at the widest.
+_CHUNK_ENTRIES = 1 << 19
+
+
+@cache
+def exponents(variables: int, degree: int) -> npt.NDArray[np.int64]:
+    """(f, variables) the multi-indices α with |α| ≤ degree, by |α|, then by the sorted variables they repeat."""
+    rows = []
+    for order in range(degree + 1):
+        for chosen in combinations_with_replacement(range(variables), order):
+            rows.append(np.bincount(np.array(chosen, dtype=np.int64), minlength=variables))
+    return np.array(rows, dtype=np.int64).reshape(len(rows), variables)
+
+
+@cache
+def root_factorials(variables: int, degree: int) -> Vector:
+    """(f,) √(∏ α_i!) of each multi-index."""
+    return np.array([math.sqrt(math.prod(math.factorial(a) for a in row)) for row in exponents(variables, degree)])
+
+
+# Compared by identity: arrays have no single truth value.
+@dataclass(frozen=True, eq=False)
+class HermiteMap:
+    """x ↦ h_α(z) = ∏_i He_{α_i}(z_i)/√(α_i!) for |α| ≤ degree, z = (x − mean) · project.
+
+    mean (d,), project (d, m). Under z ~ N(0, I) the features are orthonormal; degree 1 gives [1, z].
+    """
+
+    mean: Vector
+    project: Matrix
+    degree: int
+
+    @property
+    def size(self) -> int:
+        return math.comb(self.project.shape[1] + self.degree, self.degree)
+
+    def of(self, x: Matrix) -> Matrix:
+        """(n, f) the features of x (n, d)."""
+        z = (x - self.mean) @ self.project
+        powers = [np.ones_like(z), z]
+        for order in range(1, self.degree):
+            powers.append(z * powers[order] - order * powers[order - 1])
+        variables = z.shape[1]
+        features = np.ones((len(z), self.size))
+        for column, alpha in enumerate(exponents(variables, self.degree)):
+            for i in np.flatnonzero(alpha):
+                features[:, column] *= powers[alpha[i]][:, i]
+        return features / root_factorials(variables, self.degree)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """t ≈ f(x)ᵀ B g(y), B (f, g)."""
+
+    users: HermiteMap
+    items: HermiteMap
+    coefficients: Matrix
+
+
+def dense_part(part: Part, width: int) -> Matrix:
+    """(n, width) the features of a part as one dense float64 array."""
+    x = np.zeros((part.rows, width))
+    for group in part.groups:
+        if isinstance(group, DenseGroup):
+            x[:, group.start : group.start + group.values.shape[1]] = group.values
+        else:
+            local = csr_array(
+                (group.data, group.indices, group.indptr), shape=(part.rows, len(group.columns)), dtype=np.float64
+            )
+            x[:, group.columns] = local.toarray()
+    return x
+
+
+def pack(g: Matrix) -> Matrix:
+    """(n, m (m+1)/2) the entries i ≤ j of g gᵀ for each row of g (n, m)."""
+    rows, columns = np.triu_indices(g.shape[1])
+    products: Matrix = g[:, rows] * g[:, columns]
+    return products
+
+
+@cache
+def _places(size: int) -> npt.NDArray[np.int64]:
+    """(m, m) where entry (i, j) is in the packed form."""
+    rows, columns = np.triu_indices(size)
+    places = np.empty((size, size), dtype=np.int64)
+    places[rows, columns] = places[columns, rows] = np.arange(len(rows))
+    return places
+
+
+def unpack_gram(packed: Matrix, left: int, right: int) -> Matrix:
+    """(left·right, left·right) Σ (f⊗g)(f⊗g)ᵀ from Σ pack(f) pack(g)ᵀ."""
+    full = packed[_places(left)[:, None, :, None], _places(right)[None, :, None, :]]
+    return full.reshape(left * right, left * right)
+
+
+def targets(lane: Lane, part: Part, block: RatingBlock) -> Vector:
+    """(r,) rating − offsets of the rating, its user and its item."""
+    target: Vector = block.target() - lane.users.offset[block.users()] - part.offset[block.item]
+    return target.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class SideMoments:
+    """weight Σ w, ratings |Ω|, and of each side mean Σ w x (d,) and square Σ w x xᵀ (d, d), all over ratings.
+
+    users_rows counts users with a rating, items_rows all items.
+    """
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        model = sides.model
+        per_user, count = np.zeros(lane.users.rows), np.zeros(lane.users.rows, dtype=np.int64)
+        items_mean, items_square = np.zeros(model.items_width), np.zeros((model.items_width, model.items_width))
+        for part, blocks in _by_item_part(lane):
+            per_item = np.zeros(part.rows)
+            for block in blocks:
+                w, users = rating_weights(block), block.users()
+                per_user += np.bincount(users, w, minlength=len(per_user))
+                count += np.bincount(users, minlength=len(count))
+                per_item += np.bincount(block.item, w, minlength=part.rows)
+            mean, square = _weighted_moments(part, per_item, model.items_width)
+            items_mean += mean
+            items_square += square
+        users_mean, users_square = _weighted_moments(lane.users, per_user, model.users_width)
+        return {
+            "weight": np.array([per_user.sum()]),
+            "ratings": np.array([float(count.sum())]),
+            "users_rows": np.array([float(np.count_nonzero(count))]),
+            "items_rows": np.array([float(sum(part.rows for _, part in lane.home))]),
+            "users_mean": users_mean,
+            "users_square": users_square,
+            "items_mean": items_mean,
+            "items_square": items_square,
+        }
+
+
+def _weighted_moments(part: Part, weights: Vector, width: int) -> tuple[Vector, Matrix]:
+    x = dense_part(part, width)
+    weighted = weights[:, None] * x
+    return weighted.sum(axis=0), weighted.T @ x
+
+
+def _by_item_part(lane: Lane) -> Iterator[tuple[Part, list[RatingBlock]]]:
+    """Each item part of a lane with its blocks, in the order of their first blocks."""
+    gathered: dict[int, tuple[Part, list[RatingBlock]]] = {}
+    for number, part, block in lane.blocks:
+        gathered.setdefault(number, (part, []))[1].append(block)
+    yield from gathered.values()
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """The normal equations of t ≈ f(x)ᵀ B g(y), where t is what `earlier` leaves of the ratings.
+
+    gram (f(f+1)/2, g(g+1)/2) is Σ w pack(f) pack(g)ᵀ, right (f, g) is Σ w t f gᵀ, square is Σ w t².
+    """
+
+    users: HermiteMap
+    items: HermiteMap
+    earlier: tuple[Fit, ...] = ()
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        x = dense_part(lane.users, sides.model.users_width)
+        f, half = self.users.of(x), self.items.size
+        squares = np.zeros((len(x), half * (half + 1) // 2))
+        pulled, total = np.zeros((len(x), half)), 0.0
+        mine = [fit.users.of(x) @ fit.coefficients for fit in self.earlier]
+        for part, blocks in _by_item_part(lane):
+            y = dense_part(part, sides.model.items_width)
+            g, theirs = self.items.of(y), [fit.items.of(y) for fit in self.earlier]
+            packed = pack(g)
+            for block in blocks:
+                t = targets(lane, part, block)
+                for p, q in zip(mine, theirs, strict=True):
+                    t -= inner_products(block, p, q)
+                w = rating_weights(block)
+                squares += _scatter(block, w, len(x), part.rows) @ packed
+                pulled += _scatter(block, w * t, len(x), part.rows) @ g
+                total += float(w @ (t * t))
+        return {"gram": _packed_product(f, squares), "right": f.T @ pulled, "square": np.array([total])}
+
+
+def _scatter(block: RatingBlock, values: Vector, users: int, items: int) -> csr_array:
+    return csr_array((values, block.item, block.row_pointer), shape=(users, items))
+
+
+def _packed_product(f: Matrix, squares: Matrix) -> Matrix:
+    """Σ pack(f_i) squares_iᵀ, some users at a time."""
+    entries = f.shape[1] * (f.shape[1] + 1) // 2
+    step = max(1, _CHUNK_ENTRIES // entries)
+    total = np.zeros((entries, squares.shape[1]))
+    for first in range(0, len(f), step):
+        total += pack(f[first : first + step]).T @ squares[first : first + step]
+    return total
+
+
+@dataclass(frozen=True)
+class LogScales:
+    """weight Σ w, loss ½ Σ w e², and its gradient (2k,) and normal JᵀJ (2k, 2k) by log|u_1| … log|u_k|, log|v_1| ….
+
+    e = φ_u(Uᵀx)ᵀφ_v(Vᵀy) − t, and t is the rating minus its offsets.
+    By log|u_l| the derivative of φ_u(z) is φ_u'(z) z, z = u_lᵀx. Linear terms take no part.
+    """
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        k = sides.model.rank
+        p, dp = _scaled(lane.users, sides, SideName.USERS)
+        weight, loss, gradient, normal = 0.0, 0.0, np.zeros(2 * k), np.zeros((2 * k, 2 * k))
+        for part, blocks in _by_item_part(lane):
+            q, dq = _scaled(part, sides, SideName.ITEMS)
+            for block in blocks:
+                users, item, w = block.users(), block.item, rating_weights(block)
+                jacobian = np.hstack([dp[users] * q[item], p[users] * dq[item]])
+                error = inner_products(block, p, q) - targets(lane, part, block)
+                weight += float(w.sum())
+                loss += 0.5 * float(w @ (error * error))
+                weighted = jacobian * w[:, None]
+                gradient += weighted.T @ error
+                normal += weighted.T @ jacobian
+        sums: Sums = {"gradient": gradient, "normal": normal}
+        return sums | {"weight": np.array([weight]), "loss": np.array([loss])}
+
+
+def _scaled(part: Part, sides: Sides, side: SideName) -> tuple[Matrix, Matrix]:
+    """φ(z) and φ'(z) z (n, k) in float64 at the parameters of `sides`."""
+    model = sides.model
+    z = dense_part(part, model.width(side)) @ sides.parameters.side(side)[:, : model.rank].astype(np.float64)
+    phi = activation(model.activation(side))
+    return phi.value(z).astype(np.float64), (phi.slope(z) * z).astype(np.float64)
