@@ -7,7 +7,7 @@
 
 A sum over ratings weighs a user by its ratings, on both sides alike: items are shared by lanes, and the regressions sum
 over ratings too. Everything about a feature is computed once a user and once an item; a rating costs one
-multiply-add for each entry of g gᵀ.
+multiply-add for each entry of f fᵀ or of g gᵀ, whichever is smaller.
 
 Conventions
     HermiteMap   x (n, d) → orthonormal Hermite features (n, f) of z = (x − mean) · project, degree by degree
@@ -34,7 +34,7 @@ from nimc_spark.kernels.statistics import Lane, Sides, Sums
 
 Matrix = npt.NDArray[np.float64]
 
-# Users whose packed features are held at once: 4 MB at the widest.
+# Packed features held at once, 4 MB.
 _CHUNK_ENTRIES = 1 << 19
 
 
@@ -196,37 +196,78 @@ class Regression:
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
         x = dense_part(lane.users, sides.model.users_width)
-        f, half = self.users.of(x), self.items.size
-        squares = np.zeros((len(x), half * (half + 1) // 2))
-        pulled, total = np.zeros((len(x), half)), 0.0
-        mine = [fit.users.of(x) @ fit.coefficients for fit in self.earlier]
+        f, left = self.users.of(x), [fit.users.of(x) @ fit.coefficients for fit in self.earlier]
+        # A rating costs a row of packed products: of the narrower features. The wider ones come in once a row.
+        by_items = self.users.size < self.items.size
+        total = _Normal(self.users.size, self.items.size)
+        if by_items:
+            packed = pack(f)
+        else:
+            gathered = _Gathered(len(f), self.items.size)
         for part, blocks in _by_item_part(lane):
             y = dense_part(part, sides.model.items_width)
-            g, theirs = self.items.of(y), [fit.items.of(y) for fit in self.earlier]
-            packed = pack(g)
+            g, right = self.items.of(y), [fit.items.of(y) for fit in self.earlier]
+            if by_items:
+                gathered = _Gathered(len(g), self.users.size)
+            else:
+                packed = pack(g)
             for block in blocks:
-                t = targets(lane, part, block)
-                for p, q in zip(mine, theirs, strict=True):
+                w, t = rating_weights(block), targets(lane, part, block)
+                for p, q in zip(left, right, strict=True):
                     t -= inner_products(block, p, q)
-                w = rating_weights(block)
-                squares += _scatter(block, w, len(x), part.rows) @ packed
-                pulled += _scatter(block, w * t, len(x), part.rows) @ g
-                total += float(w @ (t * t))
-        return {"gram": _packed_product(f, squares), "right": f.T @ pulled, "square": np.array([total])}
+                total.square += float(w @ (t * t))
+                weights, pulls = _scatter(block, w, len(f), len(g)), _scatter(block, w * t, len(f), len(g))
+                if by_items:
+                    gathered.add(weights.T, pulls.T, packed, f)
+                else:
+                    gathered.add(weights, pulls, packed, g)
+            if by_items:
+                gram, pulled = gathered.expanded(g)
+                total.add(gram.T, pulled.T)
+        if not by_items:
+            total.add(*gathered.expanded(f))
+        return {"gram": total.gram, "right": total.right, "square": np.array([total.square])}
+
+
+class _Normal:
+    """The sums of `Regression`, f and g features a side."""
+
+    def __init__(self, f: int, g: int) -> None:
+        self.gram = np.zeros((f * (f + 1) // 2, g * (g + 1) // 2))
+        self.right = np.zeros((f, g))
+        self.square = 0.0
+
+    def add(self, gram: Matrix, right: Matrix) -> None:
+        self.gram += gram
+        self.right += right
+
+
+class _Gathered:
+    """For each row of the side with the wider features: Σ w pack(narrow) and Σ w t narrow over its ratings."""
+
+    def __init__(self, rows: int, narrow: int) -> None:
+        self._squares = np.zeros((rows, narrow * (narrow + 1) // 2))
+        self._pulled = np.zeros((rows, narrow))
+
+    def add(self, weights: csr_array, pulls: csr_array, packed: Matrix, narrow: Matrix) -> None:
+        self._squares += weights @ packed
+        self._pulled += pulls @ narrow
+
+    def expanded(self, wide: Matrix) -> tuple[Matrix, Matrix]:
+        """Σ pack(wide) packᵀ and Σ wide pulledᵀ over the rows that have a rating, some at a time."""
+        # The first feature is 1, so the first packed entry is the row's weight.
+        rated = np.flatnonzero(self._squares[:, 0])
+        entries = wide.shape[1] * (wide.shape[1] + 1) // 2
+        step = max(1, _CHUNK_ENTRIES // entries)
+        gram = np.zeros((entries, self._squares.shape[1]))
+        for first in range(0, len(rated), step):
+            rows = rated[first : first + step]
+            gram += pack(wide[rows]).T @ self._squares[rows]
+        return gram, wide.T @ self._pulled
 
 
 def _scatter(block: RatingBlock, values: Vector, users: int, items: int) -> csr_array:
     return csr_array((values, block.item, block.row_pointer), shape=(users, items))
-
-
-def _packed_product(f: Matrix, squares: Matrix) -> Matrix:
-    """Σ pack(f_i) squares_iᵀ, some users at a time."""
-    entries = f.shape[1] * (f.shape[1] + 1) // 2
-    step = max(1, _CHUNK_ENTRIES // entries)
-    total = np.zeros((entries, squares.shape[1]))
-    for first in range(0, len(f), step):
-        total += pack(f[first : first + step]).T @ squares[first : first + step]
-    return total
 
 
 @dataclass(frozen=True)

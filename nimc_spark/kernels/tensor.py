@@ -21,12 +21,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import least_squares
 
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.gaussian import gamma
@@ -40,8 +39,15 @@ _RIDGE = 1e-6
 # Directions whose variance is below this share of the largest mean square do not vary.
 _SINGULAR = 1e-10
 # Pairs of random projections that are diagonalized; each is a start of the refinement.
-_PROJECTIONS = 12
-_EVALUATIONS = 60
+_PROJECTIONS = 20
+# Of the starts, those with the least misfit before refinement are refined.
+_REFINED = 4
+# Refinement: steps, failures of a step in a row, and the relative decrease at which it ends.
+_STEPS = 60
+_FAILURES = 20
+_SETTLED = 1e-5
+# Its damping, as a share of the mean diagonal entry of JᵀJ.
+_FIRST_DAMPING, _LEAST_DAMPING = 1e-3, 1e-10
 # A moment of an activation at σ = 1 that is smaller is zero.
 _VANISHES = 1e-6
 _TINY = 1e-300
@@ -155,7 +161,14 @@ def decompose(coefficients: Matrix, order: int, generator: np.random.Generator) 
     rank = coefficients.shape[1] - 1
     tensor = _full_tensor(coefficients, order, rank)
     starts = [_diagonalized(tensor, order, generator) for _ in range(_PROJECTIONS)]
-    return min((_refine_terms(start, coefficients, order) for start in starts), key=lambda terms: terms.misfit)
+    starts.sort(key=lambda start: _misfit(start, coefficients, order))
+    return min((_refine_terms(start, coefficients, order) for start in starts[:_REFINED]), key=lambda t: t.misfit)
+
+
+def _misfit(directions: Matrix, coefficients: Matrix, order: int) -> float:
+    """What the best partners of given directions leave."""
+    values = _monomials(directions, order)[0]
+    return float(np.linalg.norm(values @ _solved(values, coefficients) - coefficients))
 
 
 def _full_tensor(coefficients: Matrix, order: int, variables: int) -> Matrix:
@@ -221,17 +234,14 @@ def _refine_terms(start: Matrix, coefficients: Matrix, order: int) -> Rank1Terms
     goal = coefficients / (np.linalg.norm(coefficients) or 1.0)
     partners = _solved(_monomials(start, order)[0], goal)
 
-    def residual(x: Vector) -> Vector:
-        difference: Vector = (_monomials(x[: k * k].reshape(k, k), order)[0] @ x[k * k :].reshape(k, m) - goal).ravel()
-        return difference
-
-    def jacobian(x: Vector) -> Matrix:
-        values, slopes = _monomials(x[: k * k].reshape(k, k), order)
-        by_u = np.einsum("cia,im->cmai", slopes, x[k * k :].reshape(k, m)).reshape(goal.size, k * k)
+    def function(x: Vector) -> tuple[Vector, Matrix]:
+        u, b = x[: k * k].reshape(k, k), x[k * k :].reshape(k, m)
+        values, slopes = _monomials(u, order)
+        by_u = np.einsum("cia,im->cmai", slopes, b).reshape(goal.size, k * k)
         by_b = np.einsum("ci,mn->cmin", values, np.eye(m)).reshape(goal.size, k * m)
-        return np.hstack([by_u, by_b])
+        return (values @ b - goal).ravel(), np.hstack([by_u, by_b])
 
-    found = _least_squares(residual, jacobian, np.concatenate([start.ravel(), partners.ravel()]))
+    found = _least_squares(function, np.concatenate([start.ravel(), partners.ravel()]))
     u, b = found.x[: k * k].reshape(k, k), found.x[k * k :].reshape(k, m)
     norms = _norms(u)
     return Rank1Terms(u / norms, b * (norms**order)[:, None] * np.linalg.norm(coefficients), math.sqrt(2 * found.cost))
@@ -256,29 +266,22 @@ def _refine_units(start: Units, given: Coefficients, orders: tuple[int, int]) ->
     def split(x: Vector) -> tuple[Matrix, Matrix, _Weights]:
         return x[: k * k].reshape(k, k), x[k * k : 2 * k * k].reshape(k, k), _Weights(*x[2 * k * k :].reshape(5, k))
 
-    def residual(x: Vector) -> Vector:
+    def function(x: Vector) -> tuple[Vector, Matrix]:
         u, v, w = split(x)
-        users = _monomials(u, orders[0])[0] @ _last_mode(w.users_alone, w.users_mixed, v)
-        items = _monomials(v, orders[1])[0] @ _last_mode(w.items_alone, w.items_mixed, u)
-        fits = (u * w.interaction) @ v.T, users, items
-        return np.concatenate([(fit - goal).ravel() for fit, goal in zip(fits, goals, strict=True)])
+        c, by_c = _interaction(u, v, w.interaction)
+        a, by_a = _tensor(u, v, w.users_alone, w.users_mixed, orders[0])
+        b, by_b = _tensor(v, u, w.items_alone, w.items_mixed, orders[1])
+        fits = zip((c, a, b), goals, strict=True)
+        # The columns of x: u, v, and the weights of C, of the users' tensor and of the items'.
+        empty = [np.zeros((rows.size, k)) for rows in (c, a, b)]
+        jacobian = [
+            np.hstack([*by_c, *4 * [empty[0]]]),
+            np.hstack([by_a[0], by_a[1], empty[1], by_a[2], *2 * [empty[1]]]),
+            np.hstack([by_b[1], by_b[0], *3 * [empty[2]], by_b[2]]),
+        ]
+        return np.concatenate([(fit - goal).ravel() for fit, goal in fits]), np.vstack(jacobian)
 
-    def jacobian(x: Vector) -> Matrix:
-        u, v, w = split(x)
-        c = _interaction_jacobian(u, v, w.interaction)
-        a = _tensor_jacobian(u, v, w.users_alone, w.users_mixed, orders[0])
-        b = _tensor_jacobian(v, u, w.items_alone, w.items_mixed, orders[1])
-        nothing = [np.zeros((len(rows[0]), 2 * k)) for rows in (a, b)]
-        rest = np.zeros((k * k, 4 * k))
-        return np.vstack(
-            [
-                np.hstack([*c, rest]),
-                np.hstack([a[0], a[1], nothing[0][:, :k], a[2], nothing[0]]),
-                np.hstack([b[1], b[0], nothing[1][:, :k], nothing[1], b[2]]),
-            ]
-        )
-
-    found = _least_squares(residual, jacobian, _first_guess(start, goals, orders, scale))
+    found = _least_squares(function, _first_guess(start, goals, orders, scale))
     u, v, w = split(found.x)
     norms = [_norms(columns) for columns in (u, v)]
     size = norms[0] * norms[1]
@@ -298,39 +301,65 @@ def _first_guess(start: Units, goals: tuple[Matrix, Matrix, Matrix], orders: tup
     return np.concatenate([start.users.ravel(), start.items.ravel(), *weights])
 
 
-def _last_mode(alone: Vector, mixed: Vector, other: Matrix) -> Matrix:
-    """(k, k + 1) b_i = (alone_i, mixed_i v_i)."""
-    return np.column_stack([alone, mixed[:, None] * other.T])
-
-
-def _interaction_jacobian(u: Matrix, v: Matrix, weights: Vector) -> tuple[Matrix, Matrix, Matrix]:
-    """Derivatives of Σ_i w_i u_i v_iᵀ (k·k,) by u (k·k), v (k·k) and w (k)."""
+def _interaction(u: Matrix, v: Matrix, weights: Vector) -> tuple[Matrix, list[Matrix]]:
+    """Σ_i w_i u_i v_iᵀ (k, k), and its derivatives (k·k, …) by u, v and w."""
     k = len(u)
     by_u = np.einsum("ac,bi->abci", np.eye(k), v * weights).reshape(k * k, k * k)
     by_v = np.einsum("bc,ai->abci", np.eye(k), u * weights).reshape(k * k, k * k)
-    return by_u, by_v, np.einsum("ai,bi->abi", u, v).reshape(k * k, k)
+    by_weights = np.einsum("ai,bi->abi", u, v).reshape(k * k, k)
+    return (u * weights) @ v.T, [by_u, by_v, by_weights]
 
 
-def _tensor_jacobian(
-    own: Matrix, other: Matrix, alone: Vector, mixed: Vector, order: int
-) -> tuple[Matrix, Matrix, Matrix]:
-    """Derivatives of Σ_i own_i^α b_i by own (k·k), other (k·k) and (alone, mixed) (2k); rows are (α, last mode)."""
+def _tensor(own: Matrix, other: Matrix, alone: Vector, mixed: Vector, order: int) -> tuple[Matrix, list[Matrix]]:
+    """Σ_i own_i^α b_i (c, k + 1), b_i = (alone_i, mixed_i other_i); its derivatives by own, other, weights."""
     k = len(own)
     values, slopes = _monomials(own, order)
+    partners = np.column_stack([alone, mixed[:, None] * other.T])
     size = len(values) * (k + 1)
-    by_own = np.einsum("cia,im->cmai", slopes, _last_mode(alone, mixed, other)).reshape(size, k * k)
+    by_own = np.einsum("cia,im->cmai", slopes, partners).reshape(size, k * k)
     by_other = np.zeros((len(values), k + 1, k, k))
     by_other[:, 1:] = np.einsum("ci,ab->cabi", values * mixed, np.eye(k))
     by_weights = np.zeros((len(values), k + 1, 2, k))
     by_weights[:, 0, 0] = values
     by_weights[:, 1:, 1] = np.einsum("ci,mi->cmi", values, other)
-    return by_own, by_other.reshape(size, k * k), by_weights.reshape(size, 2 * k)
+    return values @ partners, [by_own, by_other.reshape(size, k * k), by_weights.reshape(size, 2 * k)]
 
 
-def _least_squares(residual: Callable[[Vector], Vector], jacobian: Callable[[Vector], Matrix], start: Vector) -> Any:
-    # The scales of directions against their weights are free, so the Jacobian is singular: damping makes steps finite.
-    method = "lm" if len(residual(start)) >= len(start) else "trf"
-    return least_squares(residual, start, jacobian, method=method, xtol=1e-9, ftol=1e-9, max_nfev=_EVALUATIONS)
+class _Minimum(NamedTuple):
+    """A point and ½‖residual‖² there."""
+
+    x: Vector
+    cost: float
+
+
+def _least_squares(function: Callable[[Vector], tuple[Vector, Matrix]], start: Vector) -> _Minimum:
+    """Levenberg-Marquardt for ½‖r(x)‖², `function` gives r (m,) and its Jacobian (m, n).
+
+    The scales of directions against their weights are free, so JᵀJ is singular: the damping makes steps finite.
+    """
+    x = start
+    residual, jacobian = function(x)
+    cost, damping, growth = 0.5 * float(residual @ residual), -1.0, 2.0
+    for _ in range(_STEPS):
+        normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
+        mean = float(np.trace(normal)) / len(x) + _TINY
+        damping = max(damping, _LEAST_DAMPING * mean) if damping > 0 else _FIRST_DAMPING * mean
+        for _ in range(_FAILURES):
+            step = np.linalg.solve(normal + damping * np.eye(len(x)), -gradient)
+            residual, jacobian = function(x + step)
+            trial = 0.5 * float(residual @ residual)
+            if trial < cost:
+                break
+            damping, growth = damping * growth, 2 * growth
+        else:
+            break
+        gain = (cost - trial) / (0.5 * float(step @ (damping * step - gradient)))
+        damping, growth = damping * max(0.2, 1 - (2 * gain - 1) ** 3), 2.0
+        settled = cost - trial <= _SETTLED * cost
+        x, cost = x + step, trial
+        if settled:
+            break
+    return _Minimum(x, cost)
 
 
 def _oriented(units: Units, weights: _Weights, given: Coefficients, users: Signs, items: Signs) -> Units:
