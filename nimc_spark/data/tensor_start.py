@@ -6,11 +6,12 @@ Passes over Ω, the same for `LocalOracle` and `SparkOracle`:
     2    ratings on [1, x̃] ⊗ [1, ỹ]: the coefficient matrix C of x̃ ⊗ ỹ, whose SVD gives the subspaces P, Q
     3    what is left on Hermite features of Pᵀx̃ ⊗ [1, Qᵀỹ]: a tensor whose rank-one terms are the directions
     4    its mirror image
-    5 …  the 2k norms, by Levenberg-Marquardt with the directions fixed, `NORM_PASSES` at most
+    5 …  the 2k norms and the linear terms, by Levenberg-Marquardt with the directions fixed, `NORM_PASSES` at most
 
 Regressions, not averages: an average of A H₃(x) over n users errs by 1/√n even without noise.
-Linear terms start at 0, and offsets are taken off the ratings first. Dense or sparse features both work, but as many as
-`MOST_UNKNOWNS` allows: (d1 + 1)(d2 + 1) must not exceed it, so groups of ids are too wide.
+Offsets are taken off the ratings first. Features may be dense or sparse, but (d1 + 1)(d2 + 1) must not exceed
+`MOST_UNKNOWNS`, so groups of ids are too wide. Columns that do not vary get factors of 0. Odd activations on both sides
+leave the common sign of (u_i, v_i) open; two homogeneous ones (ReLU) leave all but |u_i||v_i| of the norms open.
 Source: Section 3.3 of the NIMC paper, in a form that works on samples of realistic size.
 """
 
@@ -34,7 +35,7 @@ from nimc_spark.kernels.tensor import Coefficients, Signs, find_units, signs_of,
 from nimc_spark.solvers.curvature import BlockDiagonal
 from nimc_spark.solvers.lm import Lm
 from nimc_spark.solvers.multistart import minimize
-from nimc_spark.solvers.oracle import Answer, Evaluation, Oracle, Query
+from nimc_spark.solvers.oracle import Answer, Evaluation, Oracle, Query, ScaledOracle
 from nimc_spark.solvers.progress import Progress
 
 Matrix = npt.NDArray[np.float64]
@@ -47,10 +48,12 @@ _RATINGS_A_PARAMETER = 10
 _PROGRESS = Progress(tolerance=1e-4, gradient_tolerance=0.0)
 # Where the first norms are looked for: beyond the last, saturating activations say nothing about a norm.
 _FIRST_NORMS = np.geomspace(0.05, 3.0, 60)
+# Standard deviations of a pre-activation: what a start may have at most where φ saturates.
+_LARGEST_NORM = 6.0
 
 
 class TensorStart(NamedTuple):
-    """The start θ (p,), its linear terms 0, and what makes it doubtful, a sentence each."""
+    """The start θ (p,), and what makes it doubtful, a sentence each."""
 
     theta: Vector
     warnings: tuple[str, ...]
@@ -71,8 +74,11 @@ def tensor_start(passes: PassOracle, model: Model, seed: int) -> TensorStart:
     coefficients, bases = _coefficients(passes, model, maps, signs)
     units = find_units(coefficients, signs[0], signs[1], np.random.default_rng(seed))
     directions = Parameters(bases[0] @ units.users, bases[1] @ units.items)
-    scales = _fitted_scales(passes, model, directions, units.strengths)
-    return TensorStart(_theta(model, directions, scales), _warnings(model, moments, signs))
+    oracle = _ScalesOracle(passes, model, directions)
+    scaled = ScaledOracle(oracle, _sizes(model, moments))
+    first = scaled.to_scaled(_first_scales(model, units.strengths))
+    fitted = scaled.from_scaled(minimize(scaled, Lm(_PROGRESS), [first], NORM_PASSES)[0].iterate.x)
+    return TensorStart(oracle.theta(_bounded(fitted, model, signs)), _warnings(model, moments, signs))
 
 
 def _check_sizes(model: Model, signs: Sequence[Signs]) -> None:
@@ -158,25 +164,28 @@ def _regress(passes: PassOracle, model: Model, maps: Sequence[HermiteMap], earli
     return Fit(users, items, solve_regression(_array(sums, "gram"), _array(sums, "right")))
 
 
-def _theta(model: Model, directions: Parameters, scales: Vector) -> Vector:
-    """θ of the columns `directions` times e^scales, users' scales first; linear terms 0."""
-    sides = []
-    for columns, logs in zip(directions, np.split(scales, 2), strict=True):
-        weights = np.zeros((len(columns), model.columns))
-        weights[:, : model.rank] = columns * np.exp(logs)
-        sides.append(weights)
-    return model.ravel(Parameters(*sides))
-
-
 class _ScalesOracle(Oracle):
-    """The mean loss as a function of the logarithms of the norms, with gradient and JᵀJ."""
+    """The mean loss as a function of the variables of `LogScales`, with gradient and JᵀJ."""
 
     def __init__(self, passes: PassOracle, model: Model, directions: Parameters) -> None:
         self._passes, self._model, self._directions = passes, model, directions
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        points = [self._model.unravel(_theta(self._model, self._directions, q.x)) for q in queries]
+        points = [self._model.unravel(self.theta(query.x)) for query in queries]
         return [_evaluation(sums) for sums in self._passes.run(LogScales(), self._model, points)]
+
+    def theta(self, x: Vector) -> Vector:
+        """θ (p,) of the variables: each direction times its norm, and the linear terms."""
+        k, start = self._model.rank, 2 * self._model.rank
+        sides = []
+        for columns, logs in zip(self._directions, (x[:k], x[k : 2 * k]), strict=True):
+            weights = np.zeros((len(columns), self._model.columns))
+            weights[:, :k] = columns * np.exp(logs)
+            if self._model.linear:
+                weights[:, k] = x[start : start + len(columns)]
+                start += len(columns)
+            sides.append(weights)
+        return self._model.ravel(Parameters(*sides))
 
 
 def _evaluation(sums: Sums) -> Evaluation:
@@ -185,17 +194,28 @@ def _evaluation(sums: Sums) -> Evaluation:
     return Evaluation(float(_array(sums, "loss")[0]) / weight, _array(sums, "gradient") / weight, curvature)
 
 
-def _fitted_scales(passes: PassOracle, model: Model, directions: Parameters, strengths: Vector) -> Vector:
-    """The logarithms of the norms (2k,) that fit the ratings best."""
-    oracle = _ScalesOracle(passes, model, directions)
-    start = _first_scales(model, strengths)
-    return minimize(oracle, Lm(_PROGRESS), [start], NORM_PASSES)[0].iterate.x
+def _sizes(model: Model, moments: Sums) -> Vector:
+    """The scale of each variable of `LogScales`: 1, and of a linear term 1 over the root mean square of its feature."""
+    sizes = [np.ones(2 * model.rank)]
+    for side in SideName if model.linear else ():
+        mean_squares = np.diag(_array(moments, f"{side.value}_square")) / _array(moments, "weight")[0]
+        sizes.append(np.where(mean_squares > 0, 1 / np.sqrt(np.where(mean_squares > 0, mean_squares, 1.0)), 0.0))
+    return np.concatenate(sizes)
+
+
+def _bounded(x: Vector, model: Model, signs: Sequence[Signs]) -> Vector:
+    """The variables with no norm above `_LARGEST_NORM` on a side whose activation saturates."""
+    k, logs = model.rank, x.copy()
+    for start, own in zip((0, k), signs, strict=True):
+        if own.order == 3:
+            logs[start : start + k] = np.minimum(logs[start : start + k], np.log(_LARGEST_NORM))
+    return logs
 
 
 def _first_scales(model: Model, strengths: Vector) -> Vector:
-    """log|u_i| = log|v_i| (2k,) where γ₁(|u_i|) γ₁(|v_i|) is nearest to the strength; only a start."""
+    """log|u_i| = log|v_i| where γ₁(|u_i|) γ₁(|v_i|) is nearest to the strength, and linear terms 0; only a start."""
     slopes = [gamma(name, 1, _FIRST_NORMS) for name in (model.users_activation, model.items_activation)]
     products = np.abs(slopes[0] * slopes[1])
     nearest = np.abs(products[:, None] - strengths).argmin(axis=0)
-    logs: Vector = np.log(np.tile(_FIRST_NORMS[nearest], 2))
-    return logs
+    linear = np.zeros(model.users_width + model.items_width if model.linear else 0)
+    return np.concatenate([np.tile(np.log(_FIRST_NORMS[nearest]), 2), linear])

@@ -3,7 +3,7 @@
     SideMoments     Σ w x, Σ w x xᵀ of the users, Σ w y, Σ w y yᵀ of the items: over ratings, not over distinct rows
     Regression      Σ w f fᵀ ⊗ g gᵀ and Σ w t f gᵀ, with f, g the Hermite features of both sides and t what is left of
                     the rating: minus its offsets, minus the prediction of earlier fits
-    LogScales       ½ Σ w e², its gradient and JᵀJ by the logarithms of the norms of the columns of U and V
+    LogScales       ½ Σ w e², its gradient and JᵀJ by the logarithms of the columns' norms and by the linear terms
 
 A sum over ratings weighs a user by its ratings, on both sides alike: items are shared by lanes, and the regressions sum
 over ratings too. Everything about a feature is computed once a user and once an item; a rating costs one
@@ -21,21 +21,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from nimc_spark.kernels.activations import activation
-from nimc_spark.kernels.features import DenseGroup, Part
+from nimc_spark.kernels.features import DenseGroup, Index, Part
 from nimc_spark.kernels.model import SideName, Vector
 from nimc_spark.kernels.ratings import RatingBlock, inner_products, rating_weights
-from nimc_spark.kernels.statistics import Lane, Sides, Sums
+from nimc_spark.kernels.statistics import Lane, Sides, Sums, merge
 
 Matrix = npt.NDArray[np.float64]
 
 # Packed features held at once, 4 MB.
 _CHUNK_ENTRIES = 1 << 19
+# Ratings whose rows of the Jacobian are held at once.
+_CHUNK_RATINGS = 1 << 15
 
 
 @cache
@@ -272,34 +275,64 @@ def _scatter(block: RatingBlock, values: Vector, users: int, items: int) -> csr_
 
 @dataclass(frozen=True)
 class LogScales:
-    """weight Σ w, loss ½ Σ w e², and its gradient (2k,) and normal JᵀJ (2k, 2k) by log|u_1| … log|u_k|, log|v_1| ….
+    """weight Σ w, loss ½ Σ w e², and its gradient (q,) and normal JᵀJ (q, q), e = A(x, y) − t.
 
-    e = φ_u(Uᵀx)ᵀφ_v(Vᵀy) − t, and t is the rating minus its offsets.
-    By log|u_l| the derivative of φ_u(z) is φ_u'(z) z, z = u_lᵀx. Linear terms take no part.
+    The variables are log|u_1| … log|u_k|, log|v_1| … log|v_k| and, if the model has linear terms, a (d1) and b (d2).
+    By log|u_l| the derivative of φ_u(z) is φ_u'(z) z, z = u_lᵀx.
     """
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
-        k = sides.model.rank
-        p, dp = _scaled(lane.users, sides, SideName.USERS)
-        weight, loss, gradient, normal = 0.0, 0.0, np.zeros(2 * k), np.zeros((2 * k, 2 * k))
+        users = _scaled(lane.users, sides, SideName.USERS)
+        model = sides.model
+        size = 2 * model.rank + (model.users_width + model.items_width if model.linear else 0)
+        sums: Sums = {
+            "weight": np.zeros(1),
+            "loss": np.zeros(1),
+            "gradient": np.zeros(size),
+            "normal": np.zeros((size, size)),
+        }
         for part, blocks in _by_item_part(lane):
-            q, dq = _scaled(part, sides, SideName.ITEMS)
+            items = _scaled(part, sides, SideName.ITEMS)
             for block in blocks:
-                users, item, w = block.users(), block.item, rating_weights(block)
-                jacobian = np.hstack([dp[users] * q[item], p[users] * dq[item]])
-                error = inner_products(block, p, q) - targets(lane, part, block)
-                weight += float(w.sum())
-                loss += 0.5 * float(w @ (error * error))
-                weighted = jacobian * w[:, None]
-                gradient += weighted.T @ error
-                normal += weighted.T @ jacobian
-        sums: Sums = {"gradient": gradient, "normal": normal}
-        return sums | {"weight": np.array([weight]), "loss": np.array([loss])}
+                rows, w, t = block.users(), rating_weights(block), targets(lane, part, block)
+                for first in range(0, block.size, _CHUNK_RATINGS):
+                    chosen = slice(first, first + _CHUNK_RATINGS)
+                    more = _scale_sums(users, items, rows[chosen], block.item[chosen], w[chosen], t[chosen])
+                    sums = merge(sums, more)
+        return sums
 
 
-def _scaled(part: Part, sides: Sides, side: SideName) -> tuple[Matrix, Matrix]:
-    """φ(z) and φ'(z) z (n, k) in float64 at the parameters of `sides`."""
-    model = sides.model
-    z = dense_part(part, model.width(side)) @ sides.parameters.side(side)[:, : model.rank].astype(np.float64)
+class _Scaled(NamedTuple):
+    """Of a side: φ(z) and φ'(z) z (n, k), linear terms' sum (n,) and their features (n, d), or (n, 0) without them."""
+
+    values: Matrix
+    changes: Matrix
+    shift: Vector
+    linear: Matrix
+
+
+def _scaled(part: Part, sides: Sides, side: SideName) -> _Scaled:
+    model, k = sides.model, sides.model.rank
+    x, weights = dense_part(part, model.width(side)), sides.parameters.side(side).astype(np.float64)
+    z = x @ weights[:, :k]
     phi = activation(model.activation(side))
-    return phi.value(z).astype(np.float64), (phi.slope(z) * z).astype(np.float64)
+    shift = x @ weights[:, k] if model.linear else np.zeros(len(x))
+    return _Scaled(
+        phi.value(z).astype(np.float64),
+        (phi.slope(z) * z).astype(np.float64),
+        shift,
+        x if model.linear else x[:, :0],
+    )
+
+
+def _scale_sums(users: _Scaled, items: _Scaled, rows: Index, item: Index, w: Vector, t: Vector) -> Sums:
+    p, q = users.values[rows], items.values[item]
+    jacobian = np.hstack([users.changes[rows] * q, p * items.changes[item], users.linear[rows], items.linear[item]])
+    error = np.einsum("rk,rk->r", p, q) + users.shift[rows] + items.shift[item] - t
+    weighted = jacobian * w[:, None]
+    return {
+        "weight": np.array([w.sum()]),
+        "loss": np.array([0.5 * float(w @ (error * error))]),
+        "gradient": weighted.T @ error,
+        "normal": weighted.T @ jacobian,
+    }
