@@ -204,7 +204,12 @@ class Model(_Section):
     linear: bool | None = Field(None, description="true or false: linear terms on the features")
     baseline: Baseline | None = Field(None, description="none, or a list of global, item, user")
     shrinkage: Shrinkage | None = Field(None, description="{item: number, user: number}")
-    solver: Literal["auto", "lbfgs", "lm", "gncg", "gd", "adam"] | None = Field(None, description="auto, lbfgs or gd")
+    complement_weight: float | None = Field(
+        None, ge=0, le=1, description="a number from 0 to 1: weight of the pairs without a rating, for one-class data"
+    )
+    solver: Literal["auto", "lbfgs", "lm", "gncg", "gd", "adam"] | None = Field(
+        None, description="auto, lbfgs, lm, gncg, gd or adam"
+    )
     starts: int | None = Field(None, ge=1, le=100, description="an integer from 1 to 100")
     seed: int | None = Field(None, description="an integer")
     max_passes: int | None = Field(None, ge=1, description="an integer from 1")

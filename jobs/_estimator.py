@@ -13,6 +13,7 @@ from nimc_spark.ml import NIMC
 PARAM_OF_KEY = {
     "rank": "rank",
     "linear": "linear",
+    "complement_weight": "complementWeight",
     "solver": "solver",
     "starts": "starts",
     "seed": "seed",

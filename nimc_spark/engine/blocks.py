@@ -55,7 +55,8 @@ class GridLimits:
 class SideData:
     """One side's input: features DataFrame(id, features vector) or None, of `width` columns; ids as features or not.
 
-    offsets is DataFrame(id, offset double) or None; `constant` is added to every offset of the side.
+    offsets is DataFrame(id, offset double) or None; `constant` is added to every offset of the side. `unrated` is
+    DataFrame(id) of ids that belong to the side without a rating, as the items of a complement do; None for none.
     """
 
     features: DataFrame | None = None
@@ -63,11 +64,12 @@ class SideData:
     uses_id: bool = False
     offsets: DataFrame | None = None
     constant: float = 0.0
+    unrated: DataFrame | None = None
 
 
 @dataclass(frozen=True)
 class IndexedSide:
-    """Ids that have a rating: DataFrame(id, part, position, index), kept by Spark, and the rows of each part."""
+    """The ids of a side: DataFrame(id, part, position, index), kept by Spark, and the rows of each part."""
 
     index: DataFrame
     sizes: tuple[int, ...]
@@ -101,8 +103,9 @@ def build_blocks(
     with ExitStack() as kept:
         rows = {side: limits.rows(data[side].width, dtype) for side in SideName}
         user_parts = max(lanes, ceil(profile.users / rows[SideName.USERS]))
-        users = kept.enter_context(_indexed(ratings, "user", user_parts))
-        items = kept.enter_context(_indexed(ratings, "item", ceil(profile.items / rows[SideName.ITEMS])))
+        item_parts = ceil(profile.items / rows[SideName.ITEMS])
+        users = kept.enter_context(_indexed(_ids(ratings, "user", data[SideName.USERS]), user_parts))
+        items = kept.enter_context(_indexed(_ids(ratings, "item", data[SideName.ITEMS]), item_parts))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
         records = kept.enter_context(held(_placed_records(ratings, sides, data, dtype, limits)))
         with described(ratings.sparkSession, "nimc: build rating blocks"):
@@ -135,10 +138,15 @@ def _placed_records(
     )
 
 
+def _ids(ratings: DataFrame, column: str, data: SideData) -> DataFrame:
+    ids = ratings.select(F.col(column).alias("id"))
+    return (ids if data.unrated is None else ids.unionByName(data.unrated)).distinct()
+
+
 @contextmanager
-def _indexed(ratings: DataFrame, column: str, parts: int) -> Iterator[IndexedSide]:
-    """The index of the ids in `column`, in at most `parts` parts."""
-    with held(index_ids(ratings.select(F.col(column).alias("id")).distinct(), "id", parts)) as placed:
+def _indexed(ids: DataFrame, parts: int) -> Iterator[IndexedSide]:
+    """The index of the ids, each there once, in at most `parts` parts."""
+    with held(index_ids(ids, "id", parts)) as placed:
         counts: dict[int, int] = dict(placed.groupBy("part").count().collect())
         # A part that placement left empty would be a lane without users: number those that have any, in order.
         present = sorted(counts)

@@ -174,30 +174,45 @@ class FeatureCounts:
         }
 
 
+# A slope below this passes next to nothing back.
+FLAT = 1e-3
+
+
 @dataclass(frozen=True)
 class Averages:
     """Over Ω, weighted by w: Σw, Σ P̂_i, Σ Q̂_j, and Σ s, Σ s² of the interaction s = φ_u(Uᵀx)ᵀφ_v(Vᵀy).
 
-    The mean P̂ stands for a user of whom nothing is known; the variance of s tells a collapsed model.
+    The mean P̂ stands for a user of whom nothing is known; the variance of s tells a collapsed model. users_flat and
+    items_flat (k,) are Σ w over the ratings where |φ'| of the factor is below 1e-3: a dead or saturated unit learns
+    nothing from them.
     """
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
         k = sides.model.rank
-        p = sides.users(lane.users).scores.astype(np.float64)
-        sizes = {"weight": 1, "users": k + 2, "items": k + 2, "interaction": 2}
+        p, p_flat = _scores_and_flat(sides.users(lane.users), k)
+        sizes = {"weight": 1, "users": k + 2, "items": k + 2, "interaction": 2, "users_flat": k, "items_flat": k}
         total: Sums = {name: np.zeros(size) for name, size in sizes.items()}
         for number, part, block in lane.blocks:
-            q = sides.items(number, part).scores.astype(np.float64)
+            q, q_flat = _scores_and_flat(sides.items(number, part), k)
             w = rating_weights(block)
             s = inner_products(block, p[:, :k], q[:, :k])
+            per_user = np.bincount(block.users(), w, minlength=len(p))
+            per_item = np.bincount(block.item, w, minlength=len(q))
             mine: Sums = {
                 "weight": np.array([w.sum()]),
-                "users": np.bincount(block.users(), w, minlength=len(p)) @ p,
-                "items": np.bincount(block.item, w, minlength=len(q)) @ q,
+                "users": per_user @ p,
+                "items": per_item @ q,
                 "interaction": np.array([w @ s, w @ (s * s)]),
+                "users_flat": per_user @ p_flat,
+                "items_flat": per_item @ q_flat,
             }
             total = merge(total, mine)
         return total
+
+
+def _scores_and_flat(side: Forward, rank: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    flat = (np.abs(side.slopes[:, :rank]) < FLAT).astype(np.float64)
+    return side.scores.astype(np.float64), flat
 
 
 def _finite(part: Part) -> bool:

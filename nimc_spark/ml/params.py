@@ -58,6 +58,7 @@ RULES: Mapping[str, _Rule] = {
     "baseline": _Rule(f"a list of {', '.join(TERMS)}; empty for none", lambda v: set(v) <= set(TERMS)),
     "itemShrinkage": _NON_NEGATIVE,
     "userShrinkage": _NON_NEGATIVE,
+    "complementWeight": _Rule("a number from 0 to 1, 0 for no complement", lambda v: 0 <= v <= 1),
     "solver": _Rule(", ".join(SOLVER_NAMES), lambda v: v in SOLVER_NAMES),
     "starts": _Rule("an integer from 1 to 100", lambda v: 1 <= v <= 100),
     "maxIter": _POSITIVE_INT,
@@ -109,6 +110,11 @@ class NIMCParams(Params):
     regPower = _param(
         "regPower", "p: λ of a feature is multiplied by its count c to the power p", TypeConverters.toFloat
     )
+    complementWeight = _param(
+        "complementWeight",
+        "β: weight of squared scores on all pairs without a rating, for one-class data; 0: ratings alone count",
+        TypeConverters.toFloat,
+    )
     solver = _param("solver", f"one of {', '.join(SOLVER_NAMES)}", TypeConverters.toString)
     starts = _param(
         "starts", "random starts, trained in the same passes; the smallest training loss is kept", TypeConverters.toInt
@@ -144,6 +150,7 @@ class NIMCParams(Params):
             linearRegParam=0.5,
             groupRegParam={},
             regPower=0.5,
+            complementWeight=0.0,
             solver="auto",
             starts=1,
             maxIter=200,

@@ -12,6 +12,7 @@ class TrainingSummary:
 
     losses holds the best objective value (mean loss plus penalties) of the kept start after each pass; `seconds` is
     wall time. `collapsed`: the factors make no difference between pairs, every score is offset and linear terms alone.
+    `warnings` are what a person should know: too many parameters, dead or saturated units, and the like.
     """
 
     ratings: int
@@ -26,10 +27,12 @@ class TrainingSummary:
     losses: tuple[float, ...]
     seconds: float
     collapsed: bool
+    solver: str = ""
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> TrainingSummary:
-        return TrainingSummary(**{**raw, "losses": tuple(raw["losses"])})
+        return TrainingSummary(**{**raw, "losses": tuple(raw["losses"]), "warnings": tuple(raw.get("warnings", ()))})

@@ -5,34 +5,35 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.threads import one_blas_thread
-from nimc_spark.engine.baselines import Shrinkage, fit_baseline
-from nimc_spark.engine.blocks import BlockSet, GridLimits, build_blocks
+from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline
+from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
 from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, trained_ids
 from nimc_spark.engine.features import FittedFeatures
-from nimc_spark.engine.index import check_names, quoted
+from nimc_spark.engine.index import align_id, check_names, id_type, quoted
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.errors import DataError, TrainingError, UsageError
+from nimc_spark.kernels.curvature import array_of
 from nimc_spark.kernels.features import Rows, dense_rows
 from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
 from nimc_spark.kernels.objective import GroupPenalty, Layout, Objective, objective, random_start
-from nimc_spark.kernels.statistics import Averages, FeatureCounts, Sums
+from nimc_spark.kernels.statistics import FLAT, Averages, FeatureCounts, Sums
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.penalties import group_penalties
 from nimc_spark.ml.sides import SideInput, TrainingSide, training_side
 from nimc_spark.ml.summary import TrainingSummary
-from nimc_spark.solvers import solver
+from nimc_spark.solvers import chosen, solver
 from nimc_spark.solvers.multistart import Outcome, PassRecord, best_outcome, minimize
 from nimc_spark.solvers.oracle import ScaledOracle
 from nimc_spark.solvers.progress import Progress
@@ -44,6 +45,8 @@ _LOG = logging.getLogger(__name__)
 _GRADIENT_TOLERANCE = 1e-12
 # An interaction that varies less than this share of the ratings' range says nothing about any pair.
 _COLLAPSED_SHARE = 1e-4
+# A side with more of its slopes at 0 than this hardly learns.
+_SATURATED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,82 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
         profile = profile_ratings(ratings)
         get = params.getOrDefault
         shrinkage = Shrinkage(get("itemShrinkage"), get("userShrinkage"))
-        baseline = fit_baseline(ratings, get("baseline"), shrinkage)
-        sides = {
-            side: training_side(inputs[side], ratings.select(F.col(column).alias("id")).distinct(), baseline)
-            for side, column in ((SideName.USERS, "user"), (SideName.ITEMS, "item"))
-        }
+        baseline = fit_baseline(ratings, baseline_terms(params), shrinkage)
+        sides = _training_sides(params, ratings, inputs, baseline)
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
         data = {side: sides[side].data for side in SideName}
-        blocks = build_blocks(ratings, profile, data, get("dtype"), limits)
+        plan = _solver_plan(params, profile, data)
+        blocks = build_blocks(ratings, profile, data, plan.dtype, limits)
     try:
         oracle = SparkOracle(dataset.sparkSession, blocks)
-        return _Fit(params, profile, sides, blocks, oracle).run(on_pass, began)
+        return _Fit(params, profile, sides, blocks, oracle, plan).run(on_pass, began)
     finally:
         blocks.close()
+
+
+class _SolverPlan(NamedTuple):
+    """The solver by name, and the dtype of blocks and kernels that it wants where none was set."""
+
+    solver: str
+    dtype: str
+
+
+def _solver_plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData]) -> _SolverPlan:
+    """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
+    ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
+    width = sum(data[side].width + (ids[side] if data[side].uses_id else 0) for side in SideName)
+    get = params.getOrDefault
+    name = chosen(get("solver"), width * (get("rank") + int(get("linear"))))
+    # The matrix of lm squares the rounding of its slopes.
+    precise = name == "lm" and not params.isSet("dtype")
+    return _SolverPlan(name, "float64" if precise else get("dtype"))
+
+
+def baseline_terms(params: NIMCParams) -> list[str]:
+    """The terms of the baseline: with a complement none, unless they are set.
+
+    Raises UsageError for terms, or an offset of each rating, beside a complement: its targets are 0 outside of Ω, where
+    means of the ratings say nothing.
+    """
+    terms: list[str] = params.getOrDefault("baseline")
+    if params.getOrDefault("complementWeight") == 0:
+        return terms
+    if params.optional("offsetCol") is not None:
+        raise UsageError("offsetCol cannot go with complementWeight > 0: an offset of a rating has no value elsewhere")
+    if params.isSet("baseline") and terms:
+        raise UsageError(f"baseline = {terms} cannot go with complementWeight > 0: set baseline to []")
+    return []
+
+
+def _training_sides(
+    params: NIMCParams, ratings: DataFrame, inputs: Mapping[SideName, SideInput], baseline: Baseline
+) -> dict[SideName, TrainingSide]:
+    ids = {
+        side: ratings.select(F.col(column).alias("id")).distinct()
+        for side, column in ((SideName.USERS, "user"), (SideName.ITEMS, "item"))
+    }
+    if params.getOrDefault("complementWeight") == 0:
+        return {side: training_side(inputs[side], ids[side], baseline) for side in SideName}
+    _check_set(ratings)
+    items = inputs[SideName.ITEMS]
+    sides = {SideName.USERS: training_side(inputs[SideName.USERS], ids[SideName.USERS], baseline)}
+    if items.table is None:
+        return sides | {SideName.ITEMS: training_side(items, ids[SideName.ITEMS], baseline)}
+    # Every item of the table is in the complement, rated or not.
+    aligned = align_id(quoted(items.column), id_type(items.table, items.column), id_type(ratings, "item"))
+    catalogue = items.table.select(aligned.alias("id")).where(F.col("id").isNotNull()).distinct()
+    side = training_side(items, ids[SideName.ITEMS].unionByName(catalogue).distinct(), baseline)
+    return sides | {SideName.ITEMS: replace(side, data=replace(side.data, unrated=catalogue))}
+
+
+def _check_set(ratings: DataFrame) -> None:
+    """Raises DataError where a pair is rated twice: with a complement Ω is a set."""
+    row = ratings.groupBy("user", "item").agg(F.count("*").alias("n")).where("n > 1").agg(F.count("*")).first()
+    if row is not None and row[0]:
+        raise DataError(
+            f"{row[0]} pairs of user and item have several ratings; with complementWeight > 0 each pair counts once: "
+            "keep one (the prepare job does, by its policy for duplicates)"
+        )
 
 
 def canonical_ratings(params: NIMCParams, dataset: DataFrame) -> DataFrame:
@@ -113,6 +179,7 @@ class _Fit:
         sides: Mapping[SideName, TrainingSide],
         blocks: BlockSet,
         oracle: PassOracle,
+        plan: _SolverPlan,
     ) -> None:
         self._get = params.getOrDefault
         self._profile = profile
@@ -120,7 +187,8 @@ class _Fit:
         self._blocks = blocks
         self._oracle = oracle
         self._layouts = {side: sides[side].layout(blocks.sides[side]) for side in SideName}
-        self._model = _shape(params, self._layouts)
+        self._plan = plan
+        self._model = _shape(params, self._layouts, plan.dtype)
 
     def run(self, on_pass: OnPass, began: float) -> Trained:
         counts = self._counts()
@@ -148,24 +216,44 @@ class _Fit:
             losses=tuple(row[start] for row in losses),
             seconds=round(time.monotonic() - began, 3),
             collapsed=self._collapsed(averages),
+            solver=self._plan.solver,
+            warnings=(*self._shape_warnings(int(goal.mask.sum())), *flat_units(self._model, averages)),
         )
+        for warning in summary.warnings:
+            _LOG.warning(warning)
         if summary.collapsed:
             _LOG.warning("training collapsed: the factors tell no pair from another; lower regParam")
         features = {side: self._sides[side].features for side in SideName}
+        # The pairs of a complement are data too, with the rating 0.
+        zero = [0.0] if goal.beta else []
+        spread = min(self._profile.lowest, *zero, np.inf), max(self._profile.highest, *zero, -np.inf)
         sides = {side: self._side_model(side, parameters, averages) for side in SideName}
-        return Trained(self._model, sides, features, (self._profile.lowest, self._profile.highest), summary)
+        return Trained(self._model, sides, features, spread, summary)
 
     def _counts(self) -> dict[SideName, Vector]:
         nothing = self._model.unravel(np.zeros(self._model.size))
         sums = self._oracle.run(FeatureCounts(), self._model, [nothing])[0]
-        if _array(sums, "non_finite")[0]:
+        if array_of(sums, "non_finite")[0]:
             raise DataError("the features have NaN or infinite values after encoding: a column's scale overflows")
         return {side: dense_rows(_rows(sums, side.value), self._model.width(side))[:, 0] for side in SideName}
 
     def _objective(self, counts: Mapping[SideName, Vector]) -> Objective:
         default = GroupPenalty(self._get("regParam"), self._get("linearRegParam"))
         penalties = group_penalties(self._get("groupRegParam"), default, self._layouts)
-        return objective(self._model, self._profile.count, counts, self._layouts, penalties, self._get("regPower"))
+        power, beta = self._get("regPower"), self._get("complementWeight")
+        return objective(self._model, self._profile.count, counts, self._layouts, penalties, power, beta)
+
+    def _shape_warnings(self, parameters: int) -> list[str]:
+        warnings = []
+        if parameters > self._profile.count:
+            warnings.append(
+                f"{self._profile.count} ratings for {parameters} parameters: regParam decides what they become"
+            )
+        for side in SideName:
+            width = self._model.width(side)
+            if self._model.rank > width:
+                warnings.append(f"rank {self._model.rank} is above the {width} feature columns of the {side.value}")
+        return warnings
 
     def _minimize(
         self, goal: Objective, counts: Mapping[SideName, Vector], record: OnPass
@@ -175,7 +263,7 @@ class _Fit:
             random_start(self._model, counts, self._profile.count, self._get("seed"), number, self._get("initSpread"))
             for number in range(self._get("starts"))
         ]
-        method = solver(self._get("solver"), Progress(self._get("tol"), _GRADIENT_TOLERANCE))
+        method = solver(self._plan.solver, Progress(self._get("tol"), _GRADIENT_TOLERANCE))
         # A fixed number of threads: the solver's inner products must not depend on the machine's cores.
         with one_blas_thread():
             outcomes = minimize(scaled, method, [scaled.to_scaled(s) for s in starts], self._get("maxIter"), record)
@@ -188,20 +276,38 @@ class _Fit:
         return scaled.from_scaled(best.iterate.x), best, outcomes.index(best)
 
     def _collapsed(self, averages: Sums) -> bool:
-        mean, square = _array(averages, "interaction") / _array(averages, "weight")[0]
+        mean, square = array_of(averages, "interaction") / array_of(averages, "weight")[0]
         spread = float(np.sqrt(max(square - mean * mean, 0.0)))
         return spread <= _COLLAPSED_SHARE * (self._profile.highest - self._profile.lowest)
 
     def _side_model(self, side: SideName, parameters: Parameters, averages: Sums) -> SideModel:
         data, weights = self._sides[side].data, parameters.side(side).astype(np.float64)
-        default = _array(averages, side.value) / _array(averages, "weight")[0]
+        default = array_of(averages, side.value) / array_of(averages, "weight")[0]
         ids = trained_ids(self._blocks, side, data, weights)
         declared = np.ascontiguousarray(weights[: data.width])
         declared.flags.writeable = False
         return SideModel(side, self._model, declared, ids, data.constant, tuple(float(v) for v in default))
 
 
-def _shape(params: NIMCParams, layouts: Mapping[SideName, Layout]) -> Model:
+def flat_units(model: Model, averages: Sums) -> list[str]:
+    """What to say of units whose slope φ' is near 0: dead ones (at every rating), and sides that are saturated."""
+    warnings = []
+    for side in SideName:
+        shares = array_of(averages, f"{side.value}_flat") / array_of(averages, "weight")[0]
+        dead, share = int((shares > 1 - 1e-12).sum()), float(shares.mean())
+        if dead:
+            warnings.append(
+                f"{dead} of {model.rank} units of the {side.value} are dead: their slope is 0 at every rating"
+            )
+        elif share > _SATURATED_SHARE:
+            warnings.append(
+                f"{share:.0%} of the slopes of the {side.value}' {model.activation(side)} are below {FLAT:g}: the "
+                "features are too large for it; standardize them, or lower initSpread"
+            )
+    return warnings
+
+
+def _shape(params: NIMCParams, layouts: Mapping[SideName, Layout], dtype: str) -> Model:
     users, items = (layouts[side].width for side in SideName)
     for side in SideName:
         if layouts[side].width == 0:
@@ -213,15 +319,8 @@ def _shape(params: NIMCParams, layouts: Mapping[SideName, Layout]) -> Model:
         users_activation=params.side_activation(SideName.USERS),
         items_activation=params.side_activation(SideName.ITEMS),
         linear=params.getOrDefault("linear"),
-        dtype=params.getOrDefault("dtype"),
+        dtype=dtype,
     )
-
-
-def _array(sums: Sums, name: str) -> npt.NDArray[np.float64]:
-    value = sums[name]
-    if isinstance(value, Rows):
-        raise TypeError(f"the sum {name!r} is rows")
-    return value
 
 
 def _rows(sums: Sums, name: str) -> Rows:

@@ -82,6 +82,8 @@ class Gncg:
             state = state._replace(best=after, at_best=at_trial, damping=damping, steepest=steepest, stopped=stopped)
             return self._begin(state, at_trial)
         if not at_trial.finite() or at_trial.value >= before.value:
+            if self.progress.hopeless(before, state.foretold):
+                return state._replace(stopped=StopReason.STALLED)
             damping = state.damping.failed()
             if damping.exhausted or state.at_best is None:
                 return state._replace(stopped=StopReason.LINE_SEARCH)

@@ -55,7 +55,10 @@ class Lm:
         for (x, damping), at_trial in zip(state.trials, found, strict=True):
             if at_trial.finite() and at_trial.value < state.best.value:
                 return self._accept(state, state.best, Iterate(x, *at_trial[:2]), at_trial, damping)
-        damping = state.trials[-1][1].failed()
+        x, damping = state.trials[-1]
+        if self.progress.hopeless(state.best, _foretold(state.best, x, damping)):
+            return state._replace(stopped=StopReason.STALLED)
+        damping = damping.failed()
         if damping.exhausted:
             return state._replace(stopped=StopReason.LINE_SEARCH)
         return state._replace(trials=self._trials(state.best, state.at_best, damping))
@@ -72,8 +75,7 @@ class Lm:
     def _accept(
         self, state: LmState, before: Iterate, after: Iterate, at_trial: Evaluation, damping: Damping
     ) -> LmState:
-        s = after.x - before.x
-        gain = (before.value - after.value) / (0.5 * float(s @ (damping.value * s - before.gradient)))
+        gain = (before.value - after.value) / _foretold(before, after.x, damping)
         stalls, stopped = self.progress.judge(before, after, state.stalls)
         trials = self._trials(after, at_trial, damping.held(gain))
         return state._replace(trials=trials, best=after, at_best=at_trial, stalls=stalls, stopped=stopped)
@@ -85,6 +87,12 @@ class Lm:
             trials.append((best.x + s, damping))
             damping = damping.failed()
         return tuple(trials)
+
+
+def _foretold(best: Iterate, x: Vector, damping: Damping) -> float:
+    """The decrease that the quadratic model foretells of its damped step to x: ½ sᵀ(μs − ∇f)."""
+    s = x - best.x
+    return 0.5 * float(s @ (damping.value * s - best.gradient))
 
 
 def damped_step(at: Evaluation, damping: Damping) -> tuple[Damping, Vector]:

@@ -11,6 +11,7 @@ from nimc_spark.solvers.stopping import StopReason
 
 # Steps in a row that must stall: one short step says little about a nonconvex loss.
 _STALLS = 3
+_ROUNDING = 4 * np.finfo(float).eps
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Progress:
         stalled = before.value - after.value <= self.tolerance * abs(before.value)
         stalls = stalls + 1 if stalled else 0
         return stalls, StopReason.STALLED if stalls >= _STALLS else None
+
+    def hopeless(self, at: Iterate, foretold: float) -> bool:
+        """A step that failed although the model foretold no more than a stall or rounding: no other will do better."""
+        return foretold <= max(self.tolerance, _ROUNDING) * abs(at.value)
 
     def flat(self, iterate: Iterate) -> bool:
         return bool(np.max(np.abs(iterate.gradient), initial=0.0) <= self.gradient_tolerance)

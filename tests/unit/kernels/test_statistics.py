@@ -76,6 +76,20 @@ def test_averages(lanes: int, item_parts: int) -> None:
     np.testing.assert_allclose(array_of(sums, "users"), w @ np.hstack([p, X @ U[:, [k]], one]), rtol=1e-12)
     np.testing.assert_allclose(array_of(sums, "items"), w @ np.hstack([q, one, Y @ V[:, [k]]]), rtol=1e-12)
     np.testing.assert_allclose(array_of(sums, "interaction"), [w @ s, w @ s**2], rtol=1e-12)
+    slopes = REFERENCES["tanh"][1](X @ U[:, :k])
+    np.testing.assert_allclose(array_of(sums, "users_flat"), w @ (slopes < 1e-3), rtol=1e-12)
+
+
+def test_flat_slopes_are_weighed_by_their_ratings() -> None:
+    problem = small_problem("dense", users_activation="relu", items_activation="tanh")
+    model, o = problem.model, problem.observations
+    parameters = model.unravel(np.zeros(model.size).copy())
+    parameters.users[:, 0] = -np.abs(problem.users[0]).max()
+    users = [np.abs(problem.users[0]), problem.users[1]]
+    sums = replace(problem, users=users).passes(2, 2).run(Averages(), model, [parameters])[0]
+    # The first unit is below 0 for every user, the second at 0 exactly: both are dead; at 0 tanh has slope 1.
+    np.testing.assert_allclose(array_of(sums, "users_flat"), [o.weight.sum()] * 2, rtol=1e-13)
+    np.testing.assert_array_equal(array_of(sums, "items_flat"), [0.0, 0.0])
 
 
 def test_offsets_of_users_and_items_add_up_to_the_pair_s() -> None:

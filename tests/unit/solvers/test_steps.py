@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nimc_spark.errors import UsageError
-from nimc_spark.solvers import AUTO, SOLVER_NAMES, SOLVERS, solver
+from nimc_spark.solvers import MOST_AUTO_LM, SOLVER_NAMES, SOLVERS, chosen, solver
 from nimc_spark.solvers.adam import Adam
 from nimc_spark.solvers.curvature import BlockDiagonal
 from nimc_spark.solvers.gd import Gd
@@ -241,11 +241,14 @@ def test_three_small_steps_in_a_row_stall() -> None:
 
 
 def test_names() -> None:
-    assert solver("auto", TIGHT) == solver(AUTO, TIGHT)
     assert set(SOLVER_NAMES) == {"auto", "lbfgs", "lm", "gncg", "gd", "adam"}
+    assert [chosen("auto", p) for p in (MOST_AUTO_LM, MOST_AUTO_LM + 1)] == ["lm", "lbfgs"]
+    assert [chosen(name, 10**6) for name in ("lbfgs", "gncg", "gd", "adam")] == ["lbfgs", "gncg", "gd", "adam"]
     with pytest.raises(UsageError) as caught:
-        solver("newton", TIGHT)
+        chosen("newton", 10)
     assert str(caught.value) == "solver 'newton' is not known; allowed: auto, lbfgs, lm, gncg, gd, adam"
+    with pytest.raises(UsageError, match="solver lm with 100000 parameters needs a matrix of 75 GB"):
+        chosen("lm", 100_000)
 
 
 def test_every_reason_has_its_own_message() -> None:

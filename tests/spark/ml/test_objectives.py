@@ -1,0 +1,117 @@
+"""Settings of the one objective through the Estimator: one-class data with its complement, solvers, warnings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.ml.linalg import Vectors
+from pyspark.sql import SparkSession
+
+from nimc_spark import NIMC, NIMCModel
+from nimc_spark.errors import DataError, UsageError
+from nimc_spark.kernels.model import SideName
+from tests.spark.ml.conftest import Toy
+
+USERS, ITEMS, UNRATED = 12, 9, 8
+BETA, LAMBDA = 0.3, 0.05
+
+
+class OneClass:
+    """Positives of users and items with features; item 8 has features and no positive."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        random = np.random.default_rng(2)
+        self.X, self.Y = random.normal(size=(USERS, 3)), random.normal(size=(ITEMS, 2))
+        self.mask = random.random((USERS, ITEMS)) < 0.4
+        self.mask[:, UNRATED] = False
+        self.mask[np.arange(USERS), np.arange(USERS) % UNRATED] = True
+        rows = [(int(u), int(i), 1.0) for u, i in np.argwhere(self.mask)]
+        self.positives = spark.createDataFrame(rows, "user int, item int, rating double").coalesce(2)
+        self.users, self.items = (
+            spark.createDataFrame([(i, Vectors.dense(x.tolist())) for i, x in enumerate(m)], [name, "features"])
+            for name, m in (("user", self.X), ("item", self.Y))
+        )
+
+    def nimc(self, **params: Any) -> NIMC:
+        settings = {
+            "rank": 2,
+            "activation": "tanh",
+            "linear": False,
+            "complementWeight": BETA,
+            "regParam": LAMBDA,
+            "regPower": 0.0,
+            "tol": 1e-7,
+            "maxIter": 60,
+            **params,
+        }
+        return NIMC(**settings).setUsers(self.users).setItems(self.items)
+
+    def loss(self, model: NIMCModel) -> float:
+        """f with the complement as a full matrix, of the formula alone."""
+        U, V = (model.trained.sides[side].declared for side in SideName)
+        scores = np.tanh(self.X @ U) @ np.tanh(self.Y @ V).T
+        rated = ((scores - 1) ** 2)[self.mask].sum()
+        return (
+            0.5
+            * (rated + BETA * (scores**2)[~self.mask].sum() + LAMBDA * ((U**2).sum() + (V**2).sum()))
+            / (self.mask.sum())
+        )
+
+
+@pytest.fixture(scope="module")
+def one_class(spark: SparkSession) -> OneClass:
+    return OneClass(spark)
+
+
+def test_a_complement_counts_every_pair_of_a_user_and_an_item_of_the_table(one_class: OneClass) -> None:
+    """Few parameters: lm, in float64, and the value it reports is that of the dense objective."""
+    model = one_class.nimc(tol=1e-3, maxIter=15).fit(one_class.positives)
+    assert (model.summary.solver, model.trained.model.dtype) == ("lm", "float64")
+    assert model.summary.items == ITEMS
+    assert model.summary.loss == pytest.approx(one_class.loss(model), rel=1e-12)
+    assert model.summary.loss < 0.95 * model.summary.losses[0]
+    # Scores of one-class data lie between the complement's 0 and the positives' 1.
+    assert model.trained.rating_range == (0.0, 1.0)
+    scores = [r.prediction for r in model.transform(one_class.positives).collect()]
+    assert 0 <= min(scores) < max(scores) <= 1
+
+
+def test_what_a_complement_refuses(one_class: OneClass, spark: SparkSession) -> None:
+    twice = one_class.positives.unionAll(one_class.positives.limit(2))
+    with pytest.raises(DataError, match="2 pairs of user and item have several ratings; with complementWeight > 0"):
+        one_class.nimc().fit(twice)
+    with pytest.raises(UsageError, match="offsetCol cannot go with complementWeight"):
+        one_class.nimc(offsetCol="rating").fit(one_class.positives)
+    with pytest.raises(UsageError, match=r"baseline = \['item'\] cannot go with complementWeight > 0"):
+        one_class.nimc(baseline=["item"]).fit(one_class.positives)
+    for weight in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UsageError, match=r"complementWeight = .* is not allowed; allowed: a number from 0 to 1"):
+            one_class.nimc(complementWeight=weight).fit(one_class.positives)
+
+
+def test_solvers_agree_on_ids_alone(toy: Toy) -> None:
+    losses = {}
+    for name in ("lm", "gncg"):
+        model = NIMC(rank=2, solver=name, tol=1e-4, regParam=0.5, initSpread=0.5, maxIter=30).fit(toy.train)
+        losses[name] = model.summary.loss
+        assert model.summary.solver == name
+    assert losses["gncg"] == pytest.approx(losses["lm"], rel=0.02)
+
+
+def test_too_many_parameters_for_a_matrix_are_refused_before_training(toy: Toy) -> None:
+    with pytest.raises(UsageError, match=r"solver lm with .* parameters needs a matrix"):
+        NIMC(rank=900, solver="lm").fit(toy.train)
+
+
+def test_what_a_person_should_know_is_in_the_summary(toy: Toy) -> None:
+    start = {"rank": 3, "maxIter": 1, "solver": "lbfgs", "initSpread": 30.0, "itemActivation": "identity"}
+    model = NIMC(userActivation="tanh", **start).setUsers(toy.users).fit(toy.train)
+    said = " ".join(model.summary.warnings)
+    assert "rank 3 is above the 2 feature columns of the users" in said
+    assert re.search(r"\d\d% of the slopes of the users' tanh are below 0.001: .* standardize them", said)
+    assert re.search(r"ratings for \d+ parameters", said) is None
+    few = NIMC(rank=20, maxIter=1).fit(toy.train.limit(30))
+    assert re.search(r"^30 ratings for \d+ parameters: regParam decides", few.summary.warnings[0])
