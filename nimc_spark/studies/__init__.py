@@ -1,0 +1,15 @@
+"""The papers' experiments as runs of the product: `reproduce STUDY`.
+
+Adding a study is a module with one function `Lab → Page`, and its entry in `STUDIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nimc_spark.studies.convergence import convergence
+from nimc_spark.studies.hessian import hessian
+from nimc_spark.studies.recovery import recovery
+from nimc_spark.studies.study import Study
+
+STUDIES: Mapping[str, Study] = {"recovery": recovery, "convergence": convergence, "hessian": hessian}
