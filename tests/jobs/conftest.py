@@ -1,9 +1,14 @@
-"""One night through the real spark-submit; what it left serves all tests of this folder."""
+"""One night through the real spark-submit; what it left serves all tests of this folder, in whichever process."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -27,5 +32,23 @@ class Night:
 
 @pytest.fixture(scope="session")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
-    place = tiny(tmp_path_factory.mktemp("night"))
-    return Night(place.submit("night"), place)
+    """Made once in a test run: a night takes a minute, and the processes of pytest-xdist would each make one."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder, ended = folder / "night", folder / "night.json"
+    with _alone(folder.with_suffix(".lock")):
+        if not ended.exists():
+            folder.mkdir()
+            place = tiny(folder)
+            ended.write_text(json.dumps({"outcome": asdict(place.submit("night")), "config": place.config}))
+    found = json.loads(ended.read_text())
+    return Night(Outcome(**found["outcome"]), Workplace(folder, found["config"]))
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time; the lock of one that dies is released."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
