@@ -287,7 +287,7 @@ class Config(_Section):
             if wants and self.columns.time is None:
                 raise ValueError(f"{key} needs columns.time, the column that says when a rating was given")
         for side in ("users", "items"):
-            needs_table = any(d.kind not in ("id", "const") for d in getattr(self.features, side))
+            needs_table = any(d.kind not in ("id", "const", "rating_svd") for d in getattr(self.features, side))
             if needs_table and getattr(self.sources, side) is None:
                 raise ValueError(f"features.{side} names columns, but there is no sources.{side} to read them from")
         return self

@@ -114,7 +114,20 @@ class Id(_Base):
     group: Literal["id"] = ID_GROUP
 
 
-Declaration: TypeAlias = Numeric | Bucketize | OneHot | MultiHot | Passthrough | Const | Id
+class RatingSvd(_Base):
+    """The id's entries in the `rank` leading singular vectors of the training ratings, users by items, 0 where unrated.
+
+    Users have entries of left vectors and items of right ones, in order of falling singular value, times √n, n the ids
+    with training ratings: a column's mean square is 1. An id without training ratings has zeros. Weights and offsets
+    have no part in it; `rank` is below the number of users and that of items.
+    """
+
+    kind: Literal["rating_svd"] = "rating_svd"
+    rank: int = Field(ge=1)
+    group: Name = "rating_svd"
+
+
+Declaration: TypeAlias = Numeric | Bucketize | OneHot | MultiHot | Passthrough | Const | Id | RatingSvd
 
 _KINDS: dict[str, type[_Base]] = {kind.model_fields["kind"].default: kind for kind in get_args(Declaration)}
 _ADAPTER: TypeAdapter[Declaration] = TypeAdapter(Annotated[Declaration, Field(discriminator="kind")])
@@ -124,10 +137,10 @@ def parse_declarations(raw: Sequence[Mapping[str, Any] | Declaration]) -> tuple[
     """The declarations that `raw` spells, in its order.
 
     Raises UsageError naming the position, the value and what is allowed: an unknown kind or key, a wrong value, a
-    second `const` or `id`, or another kind in the group `id`.
+    second `const`, `id` or `rating_svd`, or another kind in the group `id`.
     """
     declarations = tuple(_parse(position, entry) for position, entry in enumerate(raw))
-    for kind in (Const, Id):
+    for kind in (Const, Id, RatingSvd):
         places = [position for position, declaration in enumerate(declarations) if isinstance(declaration, kind)]
         if len(places) > 1:
             name = kind.model_fields["kind"].default

@@ -24,7 +24,7 @@ from nimc_spark.engine.context import described, held, task_slots
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.index import index_ids
 from nimc_spark.engine.profile import RatingsProfile
-from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors
+from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors, matrix_of_lists
 from nimc_spark.kernels.features import DenseGroup, Group, Part, SparseGroup
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.ratings import RatingBlock
@@ -55,8 +55,9 @@ class GridLimits:
 class SideData:
     """One side's input: features DataFrame(id, features vector) or None, of `width` columns; ids as features or not.
 
-    offsets is DataFrame(id, offset double) or None; `constant` is added to every offset of the side. `unrated` is
-    DataFrame(id) of ids that belong to the side without a rating, as the items of a complement do; None for none.
+    vectors is DataFrame(id, vector array<double>) or None, of `vectors_width` columns between features and ids; offsets
+    is DataFrame(id, offset double) or None; `constant` is added to every offset of the side. `unrated` is DataFrame(id)
+    of ids that belong to the side without a rating, as the items of a complement do; None for none.
     """
 
     features: DataFrame | None = None
@@ -65,6 +66,13 @@ class SideData:
     offsets: DataFrame | None = None
     constant: float = 0.0
     unrated: DataFrame | None = None
+    vectors: DataFrame | None = None
+    vectors_width: int = 0
+
+    @property
+    def declared_width(self) -> int:
+        """Columns before those of the ids."""
+        return self.width + self.vectors_width
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def build_blocks(
     """Records of ratings(user, item, rating[, weight][, offset]) without nulls, in any order; `profile` is theirs."""
     lanes = ceil(profile.count / limits.ratings_per_lane)
     with ExitStack() as kept:
-        rows = {side: limits.rows(data[side].width, dtype) for side in SideName}
+        rows = {side: limits.rows(data[side].declared_width, dtype) for side in SideName}
         user_parts = max(lanes, ceil(profile.users / rows[SideName.USERS]))
         item_parts = ceil(profile.items / rows[SideName.ITEMS])
         users = kept.enter_context(_indexed(_ids(ratings, "user", data[SideName.USERS]), user_parts))
@@ -170,18 +178,30 @@ def _parts(indexed: IndexedSide, data: SideData, side: SideName, dtype: str) -> 
         rows = rows.join(offsets, "id", "left").fillna({"offset": data.constant})
     if data.features is not None:
         rows = rows.join(data.features.select("id", "features"), "id", "left")
-    bound = {"side": side, "width": data.width, "uses_id": data.uses_id, "dtype": dtype}
+    if data.vectors is not None:
+        rows = rows.join(data.vectors.select("id", "vector"), "id", "left")
+    bound = {
+        "side": side,
+        "width": data.width,
+        "vectors_width": data.vectors_width,
+        "uses_id": data.uses_id,
+        "dtype": dtype,
+    }
     return apply_grouped(rows.drop("id").groupBy("part"), _build_part, RECORD_SCHEMA, **bound)
 
 
-def _build_part(table: pa.Table, *, side: SideName, width: int, uses_id: bool, dtype: str) -> pa.Table:
+def _build_part(
+    table: pa.Table, *, side: SideName, width: int, vectors_width: int, uses_id: bool, dtype: str
+) -> pa.Table:
     table = table.sort_by("position").combine_chunks()
     index = table.column("index").to_numpy()
     groups: list[Group] = []
     if width and "features" in table.column_names:
         groups.append(declared_group(csr_of_vectors(_array(table, "features")), width, dtype))
+    if vectors_width:
+        groups.append(DenseGroup(width, matrix_of_lists(_array(table, "vector"), vectors_width).astype(dtype)))
     if uses_id:
-        groups.append(id_group(index, width, dtype))
+        groups.append(id_group(index, width + vectors_width, dtype))
     part = Part(table.column("offset").to_numpy().astype(np.float64), tuple(groups))
     number = table.column("part")[0].as_py()
     if side is SideName.USERS:

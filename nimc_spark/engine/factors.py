@@ -30,8 +30,9 @@ class SideModel:
     """One side of a trained model, small enough for the driver.
 
     declared (w, c) float64: parameters of the declared feature columns; ids: Arrow table (id, offset double, weights
-    list<double>) of every trained id, weights null where ids are no features; `constant` is added to every offset;
-    `default` (k+2,) is the factor row of an id of which nothing is known.
+    list<double>[, vector list<double>]) of every trained id, weights null where ids are no features, vector what
+    training found of the id's last declared features, null for zeros; `constant` is added to every offset; `default`
+    (k+2,) is the factor row of an id of which nothing is known.
     """
 
     side: SideName
@@ -49,14 +50,17 @@ def trained_ids(blocks: BlockSet, side: SideName, data: SideData, weights: npt.N
         rows = rows.join(data.offsets, "id", "left").fillna({"offset": 0.0})
     else:
         rows = rows.withColumn("offset", F.lit(0.0))
+    if data.vectors is not None:
+        rows = rows.join(data.vectors, "id", "left")
     table = rows.toArrow().sort_by("index").combine_chunks()
-    own = weights[data.width :]
+    own = weights[data.declared_width :]
     values = pa.array(own.ravel() if data.uses_id else np.empty(0))
     ends = np.arange(table.num_rows + 1, dtype=np.int32) * (own.shape[1] if data.uses_id else 0)
     lists = pa.ListArray.from_arrays(pa.array(ends), values)
     if not data.uses_id:
         lists = pa.nulls(table.num_rows, pa.list_(pa.float64()))
-    return pa.table({"id": table.column("id"), "offset": table.column("offset"), "weights": lists})
+    vectors = {"vector": table.column("vector")} if data.vectors is not None else {}
+    return pa.table({"id": table.column("id"), "offset": table.column("offset"), "weights": lists, **vectors})
 
 
 def factor_rows(side: SideModel, ids: DataFrame, features: DataFrame | None) -> DataFrame:
@@ -78,7 +82,7 @@ def factor_rows(side: SideModel, ids: DataFrame, features: DataFrame | None) -> 
     )
     declared = retained(ids.sparkSession, side.declared, side.declared.nbytes)
     body = partial(_task, side=side.side, model=side.model, declared=declared, constant=side.constant)
-    return rows.select("id", "features", "offset", "weights").mapInArrow(body, schema)
+    return rows.mapInArrow(body, schema)
 
 
 def _task(
@@ -97,6 +101,8 @@ def _factor_batch(
     groups: list[Group] = []
     if pa.types.is_struct(batch.schema.field("features").type):
         groups.append(sparse_group(csr_of_vectors(batch.column("features")), "float64"))
+    if "vector" in batch.schema.names:
+        groups.append(_vector_group(batch.column("vector"), len(declared)))
     weights = declared
     lists = batch.column("weights")
     has_row = lists.is_valid().to_numpy(zero_copy_only=False)
@@ -112,3 +118,14 @@ def _factor_batch(
     ends = np.arange(n + 1, dtype=np.int32) * factors.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(ends), pa.array(factors.ravel()))
     return pa.RecordBatch.from_arrays([batch.column("id"), lists, pa.array([MODEL] * n)], ["id", "factors", "source"])
+
+
+def _vector_group(column: pa.Array, declared: int) -> SparseGroup:
+    """Lists of equal length, null for zeros, as the last of the declared columns."""
+    present = column.is_valid().to_numpy(zero_copy_only=False)
+    data = column.flatten().to_numpy(zero_copy_only=False)
+    width = len(data) // max(1, int(present.sum()))
+    pointer = np.concatenate([[0], np.cumsum(present)]) * width
+    return SparseGroup(
+        declared - width + np.arange(width), pointer, np.tile(np.arange(width), int(present.sum())), data
+    )

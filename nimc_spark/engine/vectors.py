@@ -24,6 +24,13 @@ class Csr(NamedTuple):
         return len(self.indptr) - 1
 
 
+def matrix_of_lists(column: pa.Array, width: int) -> Numbers:
+    """A column of lists of `width` numbers as (n, width) float64; a null list is a row of zeros."""
+    matrix = np.zeros((len(column), width))
+    matrix[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, width)
+    return matrix
+
+
 def csr_of_vectors(column: pa.Array) -> Csr:
     """A column of `VectorUDT` (struct type, size, indices, values); a null vector is a row of zeros.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -14,6 +14,7 @@ from nimc_spark.data.declarations import (
     READY_COLUMN,
     Declaration,
     Id,
+    RatingSvd,
     parse_declarations,
     ready_features_declaration,
 )
@@ -42,8 +43,18 @@ class SideInput:
 
     @property
     def declared(self) -> bool:
-        """Whether anything but the id is a feature."""
-        return any(not isinstance(d, Id) for d in self.declarations)
+        """Whether any feature comes from the table."""
+        return bool(self.of_table)
+
+    @property
+    def of_table(self) -> list[Declaration]:
+        """The declarations that the table's rows are encoded by; the others go by the id alone."""
+        return [d for d in self.declarations if not isinstance(d, Id | RatingSvd)]
+
+    @property
+    def rating_svd(self) -> RatingSvd | None:
+        """The declaration of singular vectors of the ratings, if there is one."""
+        return next((d for d in self.declarations if isinstance(d, RatingSvd)), None)
 
 
 @dataclass(frozen=True)
@@ -52,11 +63,20 @@ class TrainingSide:
 
     features: FittedFeatures
     data: SideData
+    rating_svd: RatingSvd | None = None
 
     def layout(self, indexed: IndexedSide) -> Layout:
-        """The groups in column order: those declared, then the ids."""
+        """The groups in column order: those of the table, the singular vectors of the ratings, the ids."""
         groups = [(group.name, group.width) for group in self.features.groups]
+        if self.rating_svd is not None:
+            groups.append((self.rating_svd.group, self.rating_svd.rank))
         return Layout((*groups, *([(ID_GROUP, indexed.count)] if self.data.uses_id else [])))
+
+    def with_vectors(self, declared: RatingSvd | None, vectors: DataFrame | None) -> TrainingSide:
+        """The same with the declared singular vectors DataFrame(id, vector), if there are any."""
+        if declared is None:
+            return self
+        return replace(self, rating_svd=declared, data=replace(self.data, vectors=vectors, vectors_width=declared.rank))
 
 
 def read_table(spark: SparkSession, name: str) -> DataFrame:
@@ -128,7 +148,7 @@ def training_side(source: SideInput, ids: DataFrame, baseline: Baseline) -> Trai
         raise DataError(
             f"no id in the table of {source.side.value} has a rating: is {source.column!r} the right column?"
         )
-    fitted = fit_features(trained, source.column, [d for d in source.declarations if not isinstance(d, Id)])
+    fitted = fit_features(trained, source.column, source.of_table)
     return TrainingSide(fitted, SideData(fitted.encode(trained), fitted.width, uses_id, offsets, constant))
 
 

@@ -22,6 +22,7 @@ from nimc_spark.engine.factors import SideModel, trained_ids
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
+from nimc_spark.engine.rating_svd import rating_vectors
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.curvature import array_of
@@ -73,6 +74,7 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
         baseline = fit_baseline(ratings, baseline_terms(params), shrinkage)
         sides = _training_sides(params, ratings, inputs, baseline)
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
+        sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
         data = {side: sides[side].data for side in SideName}
         plan = _solver_plan(params, profile, data)
         blocks = build_blocks(ratings, profile, data, plan.dtype, limits)
@@ -93,7 +95,7 @@ class _SolverPlan(NamedTuple):
 def _solver_plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData]) -> _SolverPlan:
     """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
     ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
-    width = sum(data[side].width + (ids[side] if data[side].uses_id else 0) for side in SideName)
+    width = sum(data[side].declared_width + (ids[side] if data[side].uses_id else 0) for side in SideName)
     get = params.getOrDefault
     name = chosen(get("solver"), width * (get("rank") + int(get("linear"))))
     # The matrix of lm squares the rounding of its slopes.
@@ -136,6 +138,19 @@ def _training_sides(
     catalogue = items.table.select(aligned.alias("id")).where(F.col("id").isNotNull()).distinct()
     side = training_side(items, ids[SideName.ITEMS].unionByName(catalogue).distinct(), baseline)
     return sides | {SideName.ITEMS: replace(side, data=replace(side.data, unrated=catalogue))}
+
+
+def _with_rating_vectors(
+    sides: Mapping[SideName, TrainingSide],
+    inputs: Mapping[SideName, SideInput],
+    ratings: DataFrame,
+    profile: RatingsProfile,
+    limits: GridLimits,
+) -> dict[SideName, TrainingSide]:
+    """The sides, with the singular vectors of the ratings where they declare them."""
+    ranks = {side: declared.rank for side in SideName if (declared := inputs[side].rating_svd)}
+    vectors = rating_vectors(ratings, profile, ranks, limits) if ranks else {}
+    return {side: sides[side].with_vectors(inputs[side].rating_svd, vectors.get(side)) for side in SideName}
 
 
 def _check_set(ratings: DataFrame) -> None:
@@ -284,7 +299,7 @@ class _Fit:
         data, weights = self._sides[side].data, parameters.side(side).astype(np.float64)
         default = array_of(averages, side.value) / array_of(averages, "weight")[0]
         ids = trained_ids(self._blocks, side, data, weights)
-        declared = np.ascontiguousarray(weights[: data.width])
+        declared = np.ascontiguousarray(weights[: data.declared_width])
         declared.flags.writeable = False
         return SideModel(side, self._model, declared, ids, data.constant, tuple(float(v) for v in default))
 

@@ -20,6 +20,7 @@ from nimc_spark.errors import SetupError
 from nimc_spark.kernels.complement import Complement
 from nimc_spark.kernels.curvature import GaussNewton, Grams, Product, RowBlocks
 from nimc_spark.kernels.model import Model, SideName
+from nimc_spark.kernels.products import RatingGram, RatingProduct
 from nimc_spark.kernels.statistics import MERGE_FAN, Averages, FeatureCounts, LossGradient, Statistic
 from tests.spark.engine.oracle_problem import RatingProblem, local_oracle, model_of, random_parameters, rating_problem
 from tests.unit.problems import bits
@@ -49,6 +50,8 @@ def every_statistic(model: Model) -> list[Statistic]:
         FeatureCounts(),
         Averages(),
         Grams(direction),
+        RatingProduct(),
+        RatingGram(),
         *(
             statistic
             for c in (None, complement)

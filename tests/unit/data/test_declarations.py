@@ -12,6 +12,7 @@ from nimc_spark.data.declarations import (
     Numeric,
     OneHot,
     Passthrough,
+    RatingSvd,
     parse_declarations,
     ready_features_declaration,
 )
@@ -29,6 +30,7 @@ def test_each_kind_is_parsed_with_its_defaults() -> None:
         {"kind": "passthrough", "columns": ["a", "b"]},
         {"kind": "const"},
         {"kind": "id"},
+        {"kind": "rating_svd", "rank": 20},
     ]
     assert parse_declarations(raw) == (
         Numeric(column="age", group="attributes"),
@@ -40,6 +42,7 @@ def test_each_kind_is_parsed_with_its_defaults() -> None:
         Passthrough(columns=("a", "b")),
         Const(group="const"),
         Id(group="id"),
+        RatingSvd(rank=20, group="rating_svd"),
     )
 
 
@@ -90,6 +93,12 @@ def test_a_ready_column_is_one_passthrough() -> None:
         ([{"kind": "passthrough", "columns": ["b", "b"]}], "columns must be distinct"),
         ([{"kind": "id"}, {"kind": "id"}], "feature 1: a second {kind: id}; it is allowed once"),
         ([{"kind": "const"}, {"kind": "id"}, {"kind": "const"}], "feature 2: a second {kind: const}"),
+        ([{"kind": "rating_svd", "rank": 2}] * 2, "feature 1: a second {kind: rating_svd}; it is allowed once"),
+        (
+            [{"kind": "rating_svd", "rank": 0}],
+            "feature 0 (rating_svd): rank = 0: Input should be greater than or equal to 1",
+        ),
+        ([{"kind": "rating_svd"}], "feature 0 (rating_svd): the key 'rank' is missing"),
         ([{"kind": "const", "group": "id"}], "feature 0: the group 'id' is kept for {kind: id}"),
         ([{"kind": "id", "group": "ids"}], "feature 0 (id): group = 'ids': Input should be 'id'"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs._config import Config, config_hash, load_config
-from nimc_spark.data.declarations import Bucketize, Id, OneHot
+from nimc_spark.data.declarations import Bucketize, Id, OneHot, RatingSvd
 from nimc_spark.errors import UsageError
 from nimc_spark.io.sources import Source
 
@@ -47,6 +47,11 @@ def test_a_good_config_gives_its_values(small: str) -> None:
     assert config.features.users == (Bucketize(column="age", splits=(18, 35)), OneHot(column="sex"), Id())
     assert config.rating_range == (1.0, 5.0)
     assert (config.split.by, config.split.fraction, config.split.seed) == ("user", 0.2, 0)
+
+
+def test_features_that_go_by_the_id_need_no_source(small: str) -> None:
+    config = load_config(small, ["features.items=[{kind: rating_svd, rank: 3}, {kind: id}]"])
+    assert config.features.items == (RatingSvd(rank=3), Id())
 
 
 def test_the_model_gives_only_what_was_set(small: str) -> None:
