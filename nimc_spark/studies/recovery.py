@@ -5,8 +5,9 @@ Success: relative error ≤ 1e-3 on fresh users × items. Setting [recalled]: k 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from nimc_spark.reports.page import Cell, HeatMaps, Page, Table
 from nimc_spark.solvers.gd import Gd
 from nimc_spark.solvers.lm import Lm
 from nimc_spark.solvers.progress import Progress
+from nimc_spark.solvers.solver import Solver
 from nimc_spark.studies.study import Lab
 from nimc_spark.studies.synthetic import Planted, Setting, fitted
 
@@ -23,7 +25,7 @@ SUCCESS = 1e-3
 SIZES = {"sigmoid": (2, 10), "relu": (4, 20)}
 _PROGRESS = Progress(1e-9, 1e-13)
 # Solver, random starts, passes at most: a pass of gd is cheap, but it needs thousands.
-SOLVERS = {"lm": (Lm(_PROGRESS), 4, 100), "gd": (Gd(_PROGRESS), 1, 3000)}
+SOLVERS: Mapping[str, tuple[Solver[Any], int, int]] = {"lm": (Lm(_PROGRESS), 4, 100), "gd": (Gd(_PROGRESS), 1, 3000)}
 
 
 class Trial(NamedTuple):
