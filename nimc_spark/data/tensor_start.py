@@ -6,7 +6,8 @@ Passes over Ω, the same for `LocalOracle` and `SparkOracle`:
     2    ratings on [1, x̃] ⊗ [1, ỹ]: the coefficient matrix C of x̃ ⊗ ỹ, whose SVD gives the subspaces P, Q
     3    what is left on Hermite features of Pᵀx̃ ⊗ [1, Qᵀỹ]: a tensor whose rank-one terms are the directions
     4    its mirror image
-    5 …  the 2k norms and the linear terms, by Levenberg-Marquardt with the directions fixed, `NORM_PASSES` at most
+    5 …  the 2k norms, by Levenberg-Marquardt with the directions fixed, `NORM_PASSES` at most; linear terms are fitted
+         with them even where the model has none: else errors of the directions, seen in E[A | x], bend the norms
 
 Regressions, not averages: an average of A H₃(x) over n users errs by 1/√n even without noise.
 Offsets are taken off the ratings first. Features may be dense or sparse, but (d1 + 1)(d2 + 1) must not exceed
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -74,11 +76,12 @@ def tensor_start(passes: PassOracle, model: Model, seed: int) -> TensorStart:
     coefficients, bases = _coefficients(passes, model, maps, signs)
     units = find_units(coefficients, signs[0], signs[1], np.random.default_rng(seed))
     directions = Parameters(bases[0] @ units.users, bases[1] @ units.items)
-    oracle = _ScalesOracle(passes, model, directions)
+    oracle = _ScalesOracle(passes, replace(model, linear=True), directions)
     scaled = ScaledOracle(oracle, _sizes(model, moments))
     first = scaled.to_scaled(_first_scales(model, units.strengths))
     fitted = scaled.from_scaled(minimize(scaled, Lm(_PROGRESS), [first], NORM_PASSES)[0].iterate.x)
-    return TensorStart(oracle.theta(_bounded(fitted, model, signs)), _warnings(model, moments, signs))
+    columns = (w[:, : model.columns] for w in oracle.parameters(_bounded(fitted, model, signs)))
+    return TensorStart(model.ravel(Parameters(*columns)), _warnings(model, moments, signs))
 
 
 def _check_sizes(model: Model, signs: Sequence[Signs]) -> None:
@@ -171,21 +174,15 @@ class _ScalesOracle(Oracle):
         self._passes, self._model, self._directions = passes, model, directions
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        points = [self._model.unravel(self.theta(query.x)) for query in queries]
+        points = [self.parameters(query.x) for query in queries]
         return [_evaluation(sums) for sums in self._passes.run(LogScales(), self._model, points)]
 
-    def theta(self, x: Vector) -> Vector:
-        """θ (p,) of the variables: each direction times its norm, and the linear terms."""
-        k, start = self._model.rank, 2 * self._model.rank
-        sides = []
-        for columns, logs in zip(self._directions, (x[:k], x[k : 2 * k]), strict=True):
-            weights = np.zeros((len(columns), self._model.columns))
-            weights[:, :k] = columns * np.exp(logs)
-            if self._model.linear:
-                weights[:, k] = x[start : start + len(columns)]
-                start += len(columns)
-            sides.append(weights)
-        return self._model.ravel(Parameters(*sides))
+    def parameters(self, x: Vector) -> Parameters:
+        """What the variables stand for: each direction times its norm, and the linear terms."""
+        k, d1 = self._model.rank, self._model.users_width
+        scales, linear = np.split(np.exp(x[: 2 * k]), 2), np.split(x[2 * k :], [d1])
+        sides = zip(self._directions, scales, linear, strict=True)
+        return Parameters(*(np.column_stack([columns * norms, terms]) for columns, norms, terms in sides))
 
 
 def _evaluation(sums: Sums) -> Evaluation:
@@ -197,7 +194,7 @@ def _evaluation(sums: Sums) -> Evaluation:
 def _sizes(model: Model, moments: Sums) -> Vector:
     """The scale of each variable of `LogScales`: 1, and of a linear term 1 over the root mean square of its feature."""
     sizes = [np.ones(2 * model.rank)]
-    for side in SideName if model.linear else ():
+    for side in SideName:
         mean_squares = np.diag(_array(moments, f"{side.value}_square")) / _array(moments, "weight")[0]
         sizes.append(np.where(mean_squares > 0, 1 / np.sqrt(np.where(mean_squares > 0, mean_squares, 1.0)), 0.0))
     return np.concatenate(sizes)
@@ -217,5 +214,5 @@ def _first_scales(model: Model, strengths: Vector) -> Vector:
     slopes = [gamma(name, 1, _FIRST_NORMS) for name in (model.users_activation, model.items_activation)]
     products = np.abs(slopes[0] * slopes[1])
     nearest = np.abs(products[:, None] - strengths).argmin(axis=0)
-    linear = np.zeros(model.users_width + model.items_width if model.linear else 0)
+    linear = np.zeros(model.users_width + model.items_width)
     return np.concatenate([np.tile(np.log(_FIRST_NORMS[nearest]), 2), linear])

@@ -277,14 +277,13 @@ def _scatter(block: RatingBlock, values: Vector, users: int, items: int) -> csr_
 class LogScales:
     """weight Σ w, loss ½ Σ w e², and its gradient (q,) and normal JᵀJ (q, q), e = A(x, y) − t.
 
-    The variables are log|u_1| … log|u_k|, log|v_1| … log|v_k| and, if the model has linear terms, a (d1) and b (d2).
-    By log|u_l| the derivative of φ_u(z) is φ_u'(z) z, z = u_lᵀx.
+    The variables are log|u_1| … log|u_k|, log|v_1| … log|v_k|, a (d1) and b (d2): q = 2k + d1 + d2. The model must have
+    linear terms. By log|u_l| the derivative of φ_u(z) is φ_u'(z) z, z = u_lᵀx.
     """
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
         users = _scaled(lane.users, sides, SideName.USERS)
-        model = sides.model
-        size = 2 * model.rank + (model.users_width + model.items_width if model.linear else 0)
+        size = 2 * sides.model.rank + sides.model.users_width + sides.model.items_width
         sums: Sums = {
             "weight": np.zeros(1),
             "loss": np.zeros(1),
@@ -303,31 +302,26 @@ class LogScales:
 
 
 class _Scaled(NamedTuple):
-    """Of a side: φ(z) and φ'(z) z (n, k), linear terms' sum (n,) and their features (n, d), or (n, 0) without them."""
+    """Of a side: φ(z) and φ'(z) z (n, k), the sum of linear terms (n,), and the features (n, d)."""
 
     values: Matrix
     changes: Matrix
     shift: Vector
-    linear: Matrix
+    features: Matrix
 
 
 def _scaled(part: Part, sides: Sides, side: SideName) -> _Scaled:
-    model, k = sides.model, sides.model.rank
-    x, weights = dense_part(part, model.width(side)), sides.parameters.side(side).astype(np.float64)
-    z = x @ weights[:, :k]
-    phi = activation(model.activation(side))
-    shift = x @ weights[:, k] if model.linear else np.zeros(len(x))
-    return _Scaled(
-        phi.value(z).astype(np.float64),
-        (phi.slope(z) * z).astype(np.float64),
-        shift,
-        x if model.linear else x[:, :0],
-    )
+    k, phi = sides.model.rank, activation(sides.model.activation(side))
+    x = dense_part(part, sides.model.width(side))
+    z = x @ sides.parameters.side(side).astype(np.float64)
+    factors = z[:, :k]
+    values, changes = phi.value(factors), phi.slope(factors) * factors
+    return _Scaled(values.astype(np.float64), changes.astype(np.float64), z[:, k], x)
 
 
 def _scale_sums(users: _Scaled, items: _Scaled, rows: Index, item: Index, w: Vector, t: Vector) -> Sums:
     p, q = users.values[rows], items.values[item]
-    jacobian = np.hstack([users.changes[rows] * q, p * items.changes[item], users.linear[rows], items.linear[item]])
+    jacobian = np.hstack([users.changes[rows] * q, p * items.changes[item], users.features[rows], items.features[item]])
     error = np.einsum("rk,rk->r", p, q) + users.shift[rows] + items.shift[item] - t
     weighted = jacobian * w[:, None]
     return {
