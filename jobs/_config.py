@@ -210,6 +210,7 @@ class Model(_Section):
     solver: Literal["auto", "lbfgs", "lm", "gncg", "gd", "adam"] | None = Field(
         None, description="auto, lbfgs, lm, gncg, gd or adam"
     )
+    init: Literal["random", "tensor"] | None = Field(None, description="random or tensor: the first start")
     starts: int | None = Field(None, ge=1, le=100, description="an integer from 1 to 100")
     seed: int | None = Field(None, description="an integer")
     max_passes: int | None = Field(None, ge=1, description="an integer from 1")

@@ -15,6 +15,7 @@ PARAM_OF_KEY = {
     "linear": "linear",
     "complement_weight": "complementWeight",
     "solver": "solver",
+    "init": "init",
     "starts": "starts",
     "seed": "seed",
     "max_passes": "maxIter",

@@ -16,6 +16,7 @@ from nimc_spark.kernels.activations import activation
 from nimc_spark.kernels.model import SideName
 from nimc_spark.solvers import SOLVER_NAMES
 
+INITS = ("random", "tensor")
 DTYPES = ("float32", "float64")
 
 
@@ -63,6 +64,7 @@ RULES: Mapping[str, _Rule] = {
     "starts": _Rule("an integer from 1 to 100", lambda v: 1 <= v <= 100),
     "maxIter": _POSITIVE_INT,
     "tol": _NON_NEGATIVE,
+    "init": _Rule(", ".join(INITS), lambda v: v in INITS),
     "initSpread": _Rule("a number > 0", lambda v: 0 < v < float("inf")),
     "dtype": _Rule(", ".join(DTYPES), lambda v: v in DTYPES),
     "ratingsPerLane": _POSITIVE_INT,
@@ -121,6 +123,9 @@ class NIMCParams(Params):
     )
     maxIter = _param("maxIter", "limit of passes over the ratings", TypeConverters.toInt)
     tol = _param("tol", "relative decrease of the loss below which a step counts as stalled", TypeConverters.toFloat)
+    init = _param(
+        "init", "first start: random, or tensor, from moments of the ratings (few features)", TypeConverters.toString
+    )
     initSpread = _param(
         "initSpread", "standard deviation of the pre-activations at a random start", TypeConverters.toFloat
     )
@@ -155,6 +160,7 @@ class NIMCParams(Params):
             starts=1,
             maxIter=200,
             tol=3e-5,
+            init="random",
             initSpread=0.3,
             seed=0,
             dtype="float32",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
 
 from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.tensor_start import tensor_start
 from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline
 from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
@@ -36,7 +38,7 @@ from nimc_spark.ml.sides import SideInput, TrainingSide, training_side
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.solvers import chosen, solver
 from nimc_spark.solvers.multistart import Outcome, PassRecord, best_outcome, minimize
-from nimc_spark.solvers.oracle import ScaledOracle
+from nimc_spark.solvers.oracle import Oracle, ScaledOracle
 from nimc_spark.solvers.progress import Progress
 
 OnPass = Callable[[PassRecord], None]
@@ -67,6 +69,13 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
     Raises DataError for unusable data, UsageError for Params that do not fit it, TrainingError when training diverges.
     """
     began = time.monotonic()
+    with problem(params, dataset, inputs) as fit:
+        return fit.run(on_pass, began)
+
+
+@contextmanager
+def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Fit]:
+    """The training problem of Params and data, its blocks built and kept by Spark until the end."""
     with held(canonical_ratings(params, dataset)) as ratings:
         profile = profile_ratings(ratings)
         get = params.getOrDefault
@@ -74,13 +83,11 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
         baseline = fit_baseline(ratings, baseline_terms(params), shrinkage)
         sides = _training_sides(params, ratings, inputs, baseline)
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
-        sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
         data = {side: sides[side].data for side in SideName}
         plan = _solver_plan(params, profile, data)
         blocks = build_blocks(ratings, profile, data, plan.dtype, limits)
     try:
-        oracle = SparkOracle(dataset.sparkSession, blocks)
-        return _Fit(params, profile, sides, blocks, oracle, plan).run(on_pass, began)
+        yield Fit(params, profile, sides, blocks, SparkOracle(dataset.sparkSession, blocks), plan)
     finally:
         blocks.close()
 
@@ -184,7 +191,7 @@ def canonical_ratings(params: NIMCParams, dataset: DataFrame) -> DataFrame:
     return dataset.select(*columns)
 
 
-class _Fit:
+class Fit:
     """The steps after the blocks are built; each uses what the ones before it found."""
 
     def __init__(
@@ -203,6 +210,7 @@ class _Fit:
         self._oracle = oracle
         self._layouts = {side: sides[side].layout(blocks.sides[side]) for side in SideName}
         self._plan = plan
+        self._warnings: list[str] = []
         self._model = _shape(params, self._layouts, plan.dtype)
 
     def run(self, on_pass: OnPass, began: float) -> Trained:
@@ -232,7 +240,11 @@ class _Fit:
             seconds=round(time.monotonic() - began, 3),
             collapsed=self._collapsed(averages),
             solver=self._plan.solver,
-            warnings=(*self._shape_warnings(int(goal.mask.sum())), *flat_units(self._model, averages)),
+            warnings=(
+                *self._warnings,
+                *self._shape_warnings(int(goal.mask.sum())),
+                *flat_units(self._model, averages),
+            ),
         )
         for warning in summary.warnings:
             _LOG.warning(warning)
@@ -244,6 +256,15 @@ class _Fit:
         spread = min(self._profile.lowest, *zero, np.inf), max(self._profile.highest, *zero, -np.inf)
         sides = {side: self._side_model(side, parameters, averages) for side in SideName}
         return Trained(self._model, sides, features, spread, summary)
+
+    @property
+    def model(self) -> Model:
+        return self._model
+
+    def bound(self) -> tuple[Objective, Oracle]:
+        """The objective on the training data, and its oracle."""
+        goal = self._objective(self._counts())
+        return goal, self._oracle.bind(goal)
 
     def _counts(self) -> dict[SideName, Vector]:
         nothing = self._model.unravel(np.zeros(self._model.size))
@@ -274,10 +295,7 @@ class _Fit:
         self, goal: Objective, counts: Mapping[SideName, Vector], record: OnPass
     ) -> tuple[Vector, Outcome, int]:
         scaled = ScaledOracle(self._oracle.bind(goal), goal.scale)
-        starts = [
-            random_start(self._model, counts, self._profile.count, self._get("seed"), number, self._get("initSpread"))
-            for number in range(self._get("starts"))
-        ]
+        starts = self._starts(counts)
         method = solver(self._plan.solver, Progress(self._get("tol"), _GRADIENT_TOLERANCE))
         # A fixed number of threads: the solver's inner products must not depend on the machine's cores.
         with one_blas_thread():
@@ -289,6 +307,18 @@ class _Fit:
                 f"(now {self._get('initSpread')}) or raise regParam (now {self._get('regParam')})"
             )
         return scaled.from_scaled(best.iterate.x), best, outcomes.index(best)
+
+    def _starts(self, counts: Mapping[SideName, Vector]) -> list[Vector]:
+        """Random starts; with `init` = tensor the first of them from moments of the ratings."""
+        count, seed, spread = self._profile.count, self._get("seed"), self._get("initSpread")
+        starts = [
+            random_start(self._model, counts, count, seed, number, spread) for number in range(self._get("starts"))
+        ]
+        if self._get("init") == "tensor":
+            start = tensor_start(self._oracle, self._model, seed)
+            self._warnings += start.warnings
+            starts[0] = start.theta
+        return starts
 
     def _collapsed(self, averages: Sums) -> bool:
         mean, square = array_of(averages, "interaction") / array_of(averages, "weight")[0]

@@ -115,3 +115,27 @@ def test_what_a_person_should_know_is_in_the_summary(toy: Toy) -> None:
     assert re.search(r"ratings for \d+ parameters", said) is None
     few = NIMC(rank=20, maxIter=1).fit(toy.train.limit(30))
     assert re.search(r"^30 ratings for \d+ parameters: regParam decides", few.summary.warnings[0])
+
+
+def test_a_tensor_start_is_the_first_start(spark: SparkSession) -> None:
+    """It begins nearer to a planted model than a random one, and says that the data are few."""
+    random = np.random.default_rng(5)
+    n, d, k = 60, 4, 2
+    X, Y, U, V = random.normal(size=(n, d)), random.normal(size=(n, d)), *random.normal(size=(2, d, k))
+    rating = np.tanh(X @ U) @ np.tanh(Y @ V).T
+    pairs = [(int(u), int(i), float(rating[u, i])) for u, i in np.argwhere(random.random((n, n)) < 0.4)]
+    ratings = spark.createDataFrame(pairs, "user int, item int, rating double").coalesce(2)
+    users, items = (
+        spark.createDataFrame([(i, Vectors.dense(x.tolist())) for i, x in enumerate(m)], [name, "features"])
+        for name, m in (("user", X), ("item", Y))
+    )
+    settings = {"rank": k, "activation": "tanh", "linear": False, "baseline": [], "maxIter": 1, "regParam": 1e-6}
+    first = {}
+    for init in ("random", "tensor"):
+        estimator = NIMC(init=init, initSpread=1.0, **settings).setUsers(users).setItems(items)
+        first[init] = estimator.fit(ratings).summary.losses[0]
+    assert first["tensor"] < 0.2 * first["random"]
+    with pytest.raises(UsageError, match="identity"):
+        NIMC(init="tensor", maxIter=1).fit(ratings)
+    with pytest.raises(UsageError, match="init = 'svd' is not allowed; allowed: random, tensor"):
+        NIMC(init="svd").fit(ratings)
