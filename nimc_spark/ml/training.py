@@ -83,6 +83,7 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
         baseline = fit_baseline(ratings, baseline_terms(params), shrinkage)
         sides = _training_sides(params, ratings, inputs, baseline)
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
+        sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
         data = {side: sides[side].data for side in SideName}
         plan = _solver_plan(params, profile, data)
         blocks = build_blocks(ratings, profile, data, plan.dtype, limits)
