@@ -110,7 +110,7 @@ def test_spark_trains_what_one_process_trains(spark: SparkSession, toy: Toy) -> 
     goal = objective(model, count, counts, layouts, penalties, 0.5)
     scaled = ScaledOracle(passes.bind(goal), goal.scale)
     start = scaled.to_scaled(random_start(model, counts, count, 4, 0, 0.3))
-    outcome = minimize(scaled, solver("auto", Progress(0.0, 1e-12)), [start], most)[0]
+    outcome = minimize(scaled, solver("lm", Progress(0.0, 1e-12)), [start], most)[0]
     parameters = model.unravel(scaled.from_scaled(outcome.iterate.x))
     assert trained.summary.loss == outcome.iterate.value
     for side in SideName:

@@ -57,7 +57,7 @@ class TestParams:
             ("regParam", -1.0, r"regParam = -1.0 is not allowed; allowed: a finite number ≥ 0"),
             ("regParam", float("nan"), "regParam = nan is not allowed"),
             ("baseline", ["item", "time"], r"baseline = \['item', 'time'\] .* allowed: a list of global, item, user"),
-            ("solver", "sgd", "solver = 'sgd' is not allowed; allowed: auto, lbfgs, gd"),
+            ("solver", "sgd", "solver = 'sgd' is not allowed; allowed: auto, lbfgs, lm, gncg, gd, adam"),
             ("dtype", "float16", "dtype = 'float16' is not allowed; allowed: float32, float64"),
             ("groupRegParam", 5, "groupRegParam = 5 is not allowed; allowed: a mapping of numbers"),
             ("groupRegParam", {"users": -1}, "groupRegParam = .* is not allowed"),

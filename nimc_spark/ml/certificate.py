@@ -1,0 +1,139 @@
+"""What a trained model's point is: gradient, extreme curvatures, the step and rate that they imply, and a verdict.
+
+    M_l = λ_min(∇²f), M_u = λ_max(∇²f)      step 1/M_u, rate 1 − M_l/M_u of gradient descent (Theorem 3.3)
+    ‖∇f‖ ≤ ε and M_l ≥ −τ: a τ-relaxed second-order point
+
+Eigenvalues are found by Lanczos on products with ∇²f, each a pass over Ω, in float64. Source: section 3 of the NIMC
+paper; the constants of its proof are M_l and M_u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame
+
+from nimc_spark.errors import DataError
+from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
+from nimc_spark.ml.model import NIMCModel
+from nimc_spark.ml.sides import side_input
+from nimc_spark.ml.training import problem
+from nimc_spark.solvers.lanczos import Extremes, extreme_eigenvalues
+from nimc_spark.solvers.oracle import Oracle
+
+# A curvature within this share of the largest is zero to the accuracy of Lanczos.
+_ZERO = 1e-6
+_LANDSCAPE_POINTS = 41
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """f, ‖∇f‖₂, λ_min and λ_max of ∇²f over the free parameters, and losses along their eigenvectors.
+
+    `products` passes went into the eigenvalues; `converged` is False where their limit came first.
+    """
+
+    parameters: int
+    loss: float
+    gradient_norm: float
+    least: float
+    largest: float
+    products: int
+    converged: bool
+    landscape: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+    @property
+    def step(self) -> float:
+        """1/M_u."""
+        return 1 / self.largest
+
+    @property
+    def rate(self) -> float | None:
+        """1 − M_l/M_u, the contraction of a step of gradient descent near here; None without M_l > 0."""
+        return 1 - self.least / self.largest if self.least > 0 else None
+
+    @property
+    def verdict(self) -> str:
+        """What kind of point this is, in words."""
+        edge = _ZERO * self.largest
+        if not self.converged:
+            return "undecided: the eigenvalues did not settle within the limit of products"
+        if self.least < -edge:
+            return f"a saddle or a slope: the loss bends down along the bottom eigenvector (τ = {-self.least:.3g})"
+        flat = "flat along some direction" if self.least <= edge else "strictly convex around it"
+        return f"a τ-relaxed second-order point with τ = {max(-self.least, 0.0):.3g}, {flat}"
+
+    def figures(self) -> dict[str, Any]:
+        """The numbers, for a result line."""
+        return {
+            "parameters": self.parameters,
+            "loss": self.loss,
+            "gradient_norm": self.gradient_norm,
+            "lambda_min": self.least,
+            "lambda_max": self.largest,
+            "step": self.step,
+            "rate": self.rate,
+            "products": self.products,
+            "verdict": self.verdict,
+        }
+
+
+def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: float = 1.0) -> Certificate:
+    """The certificate of a model on the ratings it was trained on, with its tables of attributes set.
+
+    `limit` bounds the products of each eigenvalue; `reach` is how far the landscape goes, in units of √(1/|λ|) capped
+    at the norm of the parameters. Raises DataError where data and model do not belong together.
+    """
+    exact = model.copy({model.dtype: "float64"})
+    held = {SideName.USERS: model._users, SideName.ITEMS: model._items}
+    inputs = {side: side_input(model, side, held[side], ratings.sparkSession) for side in SideName}
+    with problem(exact, ratings, inputs) as fit:
+        theta = _parameters(model, fit.model)
+        goal, oracle = fit.bound()
+        at = oracle.evaluate([theta])[0]
+        ends = extreme_eigenvalues(oracle, theta, goal.mask, model.getOrDefault("seed"), limit=limit)
+        return Certificate(
+            parameters=int(goal.mask.sum()),
+            loss=at.value,
+            gradient_norm=float(np.linalg.norm(at.gradient)),
+            least=ends.least,
+            largest=ends.largest,
+            products=ends.products,
+            converged=ends.converged,
+            landscape=_landscape(oracle, theta, ends, reach),
+        )
+
+
+def _parameters(model: NIMCModel, shape: Model) -> Vector:
+    """θ of the trained model in the order of the problem, which follows from the ids alone."""
+    sides = []
+    for side in SideName:
+        own = model.trained.sides[side]
+        rows = [own.declared]
+        if own.ids.column("weights").null_count < own.ids.num_rows:
+            flat = own.ids.column("weights").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            rows.append(flat.reshape(own.ids.num_rows, -1))
+        sides.append(np.vstack(rows))
+        if sides[-1].shape != (shape.width(side), shape.columns):
+            raise DataError(
+                f"these ratings and tables give the {side.value} {shape.width(side)} features, the model has "
+                f"{len(sides[-1])}: give those that it was trained on"
+            )
+    return shape.ravel(Parameters(*sides))
+
+
+def _landscape(
+    oracle: Oracle, theta: Vector, ends: Extremes, reach: float
+) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Losses along the eigenvectors, all points of both in one pass."""
+    widest = float(np.linalg.norm(theta)) or 1.0
+    scales, points = {}, []
+    for label, value, vector in (("bottom", ends.least, ends.bottom), ("top", ends.largest, ends.top)):
+        far = reach * min(widest, 1 / np.sqrt(max(abs(value), 1e-300)))
+        scales[label] = np.linspace(-far, far, _LANDSCAPE_POINTS)
+        points += [theta + t * vector for t in scales[label]]
+    losses = iter([e.value for e in oracle.evaluate(points)])
+    return {label: (tuple(map(float, t)), tuple(next(losses) for _ in t)) for label, t in scales.items()}
