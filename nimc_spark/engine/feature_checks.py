@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
@@ -24,6 +25,9 @@ from pyspark.sql.types import (
 from nimc_spark.data.declarations import Bucketize, Declaration, MultiHot, Numeric, OneHot, Passthrough
 from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError
+
+RowFaults = Iterator[tuple[Column, str]]
+"""Conditions on rows that are never null, each with its reason; it names the column."""
 
 
 def check_columns(df: DataFrame, id_col: str, declarations: Sequence[Declaration]) -> None:
@@ -49,19 +53,31 @@ def vector_columns(df: DataFrame, declarations: Sequence[Declaration]) -> list[s
     return list(dict.fromkeys(found))
 
 
+def value_faults(df: DataFrame, declarations: Sequence[Declaration]) -> RowFaults:
+    """Rows with a declared number that is NaN or infinite, or a passthrough number or entry that is null."""
+    for declaration in declarations:
+        if not isinstance(declaration, Numeric | Bucketize | Passthrough):
+            continue
+        for name in declaration.sources:
+            column = quoted(name)
+            if _is_vector(df.schema[name].dataType):
+                yield F.coalesce(F.exists(_values(df, name), _unusable), F.lit(False)), f"non-finite {name}"
+                continue
+            if isinstance(declaration, Passthrough):
+                yield column.isNull(), f"null {name}"
+            yield column.isNotNull() & _unusable(column), f"non-finite {name}"
+
+
 def non_finite(df: DataFrame, declarations: Sequence[Declaration]) -> Column:
-    """True where a declared number is NaN or infinite, or a passthrough number is null; never null."""
-    return _any(condition for _, condition in _non_finite(df, declarations))
+    """True where any of `value_faults` holds; never null."""
+    return reduce(Column.__or__, (condition for condition, _ in value_faults(df, declarations)), F.lit(False))
 
 
-def vector_widths(df: DataFrame, declarations: Sequence[Declaration]) -> dict[str, int]:
-    """The most frequent length of each passthrough vector or array column, the greater one of two; one Spark job."""
-    found = {}
-    for name, counts in width_counts(df, declarations).items():
-        known = [(count, width) for width, count in counts.items() if width is not None]
-        if known:
-            found[name] = max(known)[1]
-    return found
+def length_faults(df: DataFrame, declarations: Sequence[Declaration], widths: Mapping[str, int]) -> RowFaults:
+    """Rows with a passthrough vector or array that is null or of another length than `widths` says."""
+    for name in vector_columns(df, declarations):
+        yield quoted(name).isNull(), f"null {name}"
+        yield ~width_of(df, name).eqNullSafe(F.lit(widths[name])), f"length of {name} is not {widths[name]}"
 
 
 def width_counts(df: DataFrame, declarations: Sequence[Declaration]) -> dict[str, dict[int | None, int]]:
@@ -77,22 +93,6 @@ def width_counts(df: DataFrame, declarations: Sequence[Declaration]) -> dict[str
     for position, width, count in rows:
         counts[names[position]][width] = count
     return counts
-
-
-def bad_width(df: DataFrame, declarations: Sequence[Declaration], widths: Mapping[str, int]) -> Column:
-    """True where a passthrough vector or array is null or of another length than `widths` has; never null."""
-    return _any(condition for _, condition in _bad_width(df, declarations, widths))
-
-
-def rejection_reason(df: DataFrame, declarations: Sequence[Declaration], widths: Mapping[str, int]) -> Column:
-    """Why a row cannot be used, as a string that names the column; null where it can."""
-    reasons = [
-        F.when(condition, F.lit(f"non-finite feature {name!r}")) for name, condition in _non_finite(df, declarations)
-    ] + [
-        F.when(condition, F.lit(f"feature {name!r} is not of length {widths[name]}"))
-        for name, condition in _bad_width(df, declarations, widths)
-    ]
-    return F.coalesce(*reasons, F.lit(None).cast("string"))
 
 
 def width_of(df: DataFrame, name: str) -> Column:
@@ -136,28 +136,6 @@ def _is_category(data_type: DataType) -> bool:
     return isinstance(data_type, AtomicType) and not isinstance(data_type, BinaryType)
 
 
-def _non_finite(df: DataFrame, declarations: Sequence[Declaration]) -> Iterator[tuple[str, Column]]:
-    for declaration in declarations:
-        if not isinstance(declaration, Numeric | Bucketize | Passthrough):
-            continue
-        for name in declaration.sources:
-            data_type = df.schema[name].dataType
-            if _is_vector(data_type):
-                yield name, F.coalesce(F.exists(_values(df, name), _unusable), F.lit(False))
-            elif isinstance(declaration, Passthrough):
-                yield name, _unusable(quoted(name))
-            else:
-                yield name, quoted(name).isNotNull() & _unusable(quoted(name))
-
-
-def _bad_width(
-    df: DataFrame, declarations: Sequence[Declaration], widths: Mapping[str, int]
-) -> Iterator[tuple[str, Column]]:
-    for name in vector_columns(df, declarations):
-        if name in widths:
-            yield name, ~width_of(df, name).eqNullSafe(F.lit(widths[name]))
-
-
 def _values(df: DataFrame, name: str) -> Column:
     """Entries of an array, or the stored entries of a vector; null for null."""
     column = quoted(name)
@@ -167,10 +145,3 @@ def _values(df: DataFrame, name: str) -> Column:
 def _unusable(number: Column) -> Column:
     """True for null, NaN and ±inf. Spark orders NaN above every number, so it is not below infinity."""
     return ~F.coalesce(F.abs(number.cast("double")) < F.lit(math.inf), F.lit(False))
-
-
-def _any(conditions: Iterator[Column]) -> Column:
-    result = F.lit(False)
-    for condition in conditions:
-        result = result | condition
-    return result

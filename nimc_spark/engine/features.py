@@ -36,7 +36,7 @@ from nimc_spark.data.declarations import (
     Passthrough,
     parse_declarations,
 )
-from nimc_spark.engine.feature_checks import bad_width, check_columns, non_finite, vector_columns, width_counts
+from nimc_spark.engine.feature_checks import check_columns, vector_columns, width_counts
 from nimc_spark.engine.feature_states import (
     Labels,
     Scale,
@@ -97,8 +97,8 @@ class FittedFeatures:
         """DataFrame(id, features vector of `width`), a row for each of `df`; sparse where that is smaller.
 
         Columns are matched by name, others ignored. Lazy, but for one Spark job if a vector or array passes through.
-        Non-finite numbers stay what they are: leave out `non_finite` rows first. Raises DataError for a missing column,
-        a wrong type, and vectors that are null or of another length than fitted.
+        Non-finite numbers stay what they are: leave out rows with `value_faults` first. Raises DataError for a missing
+        column, a wrong type, and vectors that are null or of another length than fitted.
         """
         check_columns(df, self.id_col, self.declarations)
         self._check_widths(df)
@@ -115,14 +115,6 @@ class FittedFeatures:
         # "keep" lets NaN and null through, as promised, and never runs a job to learn a width.
         vectors = VectorAssembler(inputCols=inputs, outputCol="features", handleInvalid="keep").transform(coded)
         return vectors.select("id", F.col("features").alias("features", metadata=_vector_metadata(self.width)))
-
-    def non_finite(self, df: DataFrame) -> Column:
-        """True for rows with a NaN or infinite number, or a null in a passthrough; never null."""
-        return non_finite(df, self.declarations)
-
-    def bad_width(self, df: DataFrame) -> Column:
-        """True for rows with a passthrough vector that is null or of another length than fitted; never null."""
-        return bad_width(df, self.declarations, self._widths)
 
     def unseen_counts(self, df: DataFrame) -> dict[str, dict[str, int]]:
         """Rows of `df` by feature column: {"unknown": with a value not seen in fitting, "null": …, "rows": all}.
@@ -309,7 +301,7 @@ class FittedFeatures:
 
 
 def fit_features(df: DataFrame, id_col: str, declarations: Sequence[Declaration]) -> FittedFeatures:
-    """Fit on the rows of `df`, one an entity, those of `non_finite` left out; at most four Spark jobs.
+    """Fit on the rows of `df`, one an entity, those with `value_faults` left out; at most four Spark jobs.
 
     Raises DataError for a missing column, a wrong type, a non-finite numeric column, and a passthrough whose vectors
     have no common length.

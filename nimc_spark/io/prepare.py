@@ -42,7 +42,7 @@ Duplicates = Literal["last", "mean", "reject"]
 
 _ROW = "__nimc_row"
 _RATING, _WEIGHT = "__nimc_rating", "__nimc_weight"
-_RANK, _COPIES, _LIST = "__nimc_rank", "__nimc_copies", "__nimc_list"
+_RANK, _COPIES, _LIST, _KEPT = "__nimc_rank", "__nimc_copies", "__nimc_list", "__nimc_kept"
 _KNOWN = "__nimc_known"
 _GARBLED = "id in another character encoding, see options.encoding"
 
@@ -127,7 +127,7 @@ def classify_attributes(
         (F.col(CORRUPT).isNotNull(), "unparseable row"),
         (quoted(raw_id).isNull(), f"null {id_name}"),
         (_garbled(raw_id), _GARBLED),
-        *feature_faults(df, declarations, where),
+        *feature_faults(df, raw_id, declarations, where),
     ]
     rows = df.withColumn(_ROW, row_json(raw)).withColumn(REASON, first_reason(faults))
     of_id = _among_accepted([raw_id])
@@ -256,15 +256,30 @@ def _resolve_duplicates(rows: DataFrame, columns: Columns, policy: Duplicates) -
         rows = rows.withColumn(_COPIES, F.count(F.lit(1)).over(of_pair))
         faults: Faults = [(F.col(_COPIES) > 1, "duplicate rating of a user and item")]
         return rows.withColumn(REASON, F.coalesce(REASON, _if_accepted(faults))).drop(_COPIES)
-    order = [quoted(columns.time).desc()] if columns.time is not None else []
-    order += [F.col(_RATING).desc()] + ([F.col(_WEIGHT).desc()] if columns.weight is not None else [])
-    # Rows that are equal so far may differ in columns that are not used: each reading must keep the same one.
-    order.append(F.xxhash64(*(quoted(f.name) for f in rows.schema.fields if isinstance(f.dataType, AtomicType))))
-    rows = rows.withColumn(_RANK, F.row_number().over(of_pair.orderBy(*order)))
+    used = [*([] if columns.time is None else [columns.time]), _RATING, *([] if columns.weight is None else [_WEIGHT])]
+    # Rows that are equal in what is used may differ elsewhere: each reading must keep the same one.
+    rest = F.xxhash64(*(quoted(f.name) for f in rows.schema.fields if isinstance(f.dataType, AtomicType)))
+    ordered = of_pair.orderBy(*(quoted(name).desc() for name in used), rest)
+    rows = rows.withColumn(_RANK, F.row_number().over(ordered))
     if policy == "mean":
         rows = _with_means(rows, columns, of_pair)
-    reason = "superseded by a later rating" if policy == "last" else "merged into the mean of duplicate ratings"
-    return rows.withColumn(REASON, F.coalesce(REASON, _if_accepted([(F.col(_RANK) > 1, reason)]))).drop(_RANK)
+        reasons: Faults = [(F.col(_RANK) > 1, "merged into the mean of duplicate ratings")]
+    else:
+        row = F.struct(*map(quoted, used))
+        rows = rows.withColumn(_KEPT, F.first(row).over(ordered))
+        reasons = _superseded(columns, row)
+    return rows.withColumn(REASON, F.coalesce(REASON, _if_accepted(reasons))).drop(_RANK, _KEPT)
+
+
+def _superseded(columns: Columns, used: Column) -> Faults:
+    """Why a row gives way to the one of its pair that is kept."""
+    gone = F.col(_RANK) > 1
+    later = F.lit(False) if columns.time is None else quoted(columns.time) < F.col(_KEPT)[columns.time]
+    return [
+        (gone & (used == F.col(_KEPT)), "exact duplicate of a rating"),
+        (gone & later, "superseded by a later rating"),
+        (gone, "superseded by another rating of the same time"),
+    ]
 
 
 def _with_means(rows: DataFrame, columns: Columns, of_pair: Any) -> DataFrame:

@@ -145,7 +145,7 @@ def test_attributes_of_another_width_than_the_models(kept: Workplace) -> None:
         ("uid,age,gender\n", USER_SCHEMA, "is empty: it has no row"),
         (",,\n,1,F\n,2,M\n", USER_SCHEMA, "missing column uid, age, gender"),
         ("uid,age,gender\n,1,F\n,2,M\n", USER_SCHEMA, "none of 2 rows can be used: null user_id: 2"),
-        ("uid,age,gender\nn,1,F\n", "uid STRING, age STRING, gender STRING", "column age is string"),
+        ("uid,age,gender\nn,1,F\n", "uid STRING, age STRING, gender STRING", "column 'age' is string"),
     ],
 )
 def test_new_users_that_cannot_be_used(kept: Workplace, content: str, schema: str, message: str) -> None:

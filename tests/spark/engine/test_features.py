@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from pyspark.ml.linalg import SparseVector, Vectors, VectorUDT
-from pyspark.sql import Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType, StructField, StructType
 
 from nimc_spark.data.declarations import Declaration, parse_declarations, ready_features_declaration
-from nimc_spark.engine.feature_checks import rejection_reason, vector_widths
+from nimc_spark.engine.feature_checks import length_faults, non_finite, value_faults
 from nimc_spark.engine.features import FittedFeatures, fit_features
 from nimc_spark.errors import DataError
 
@@ -218,14 +217,7 @@ def test_vectors_of_other_widths_are_named(vectors: Callable[..., DataFrame], sp
     mixed = vectors(Vectors.dense([1.0, 2.0]), Vectors.sparse(3, [0], [1.0]), Vectors.dense([3.0, 4.0]), None)
     with pytest.raises(DataError, match=r"2 rows of length 2, 1 rows of length 3, 1 rows null; all rows must have one"):
         fit_features(mixed, "uid", ready)
-    assert vector_widths(mixed, ready) == {"features": 2}
     features = fit_features(mixed.where("uid in (0, 2)"), "uid", ready)
-    assert [row[0] for row in mixed.sort("uid").select(features.bad_width(mixed)).collect()] == [
-        False,
-        True,
-        False,
-        True,
-    ]
     with pytest.raises(DataError, match=r"'features' has 1 rows of length 3, 1 rows null; .* fitted on length 2"):
         features.encode(mixed)
     number = spark.createDataFrame([(1, 2.0)], "uid int, features double")
@@ -258,27 +250,26 @@ def test_non_finite_rows_are_found_with_their_reason(spark: SparkSession) -> Non
     ]
     df = spark.createDataFrame(rows, "uid int, x double, y float, v array<double>, n long")
     features = fit_features(df.where("uid = 0"), "uid", declarations)
-    reason = rejection_reason(df, declarations, {"v": 1})
-    found = df.select("uid", features.non_finite(df), features.bad_width(df), reason).sort("uid").collect()
+    faults = [*length_faults(df, declarations, {"v": 1}), *value_faults(df, declarations)]
+    reasons = F.array_compact(F.array(*(F.when(condition, F.lit(reason)) for condition, reason in faults)))
+    found = df.select("uid", non_finite(df, declarations), reasons).sort("uid").collect()
     assert [row[0] for row in found if row[1]] == [1, 2, 3, 4, 5]
-    assert [row[0] for row in found if row[2]] == [7, 8]
-    assert [row[3] for row in found] == [
-        None,
-        *(f"non-finite feature '{name}'" for name in "xyvvn"),
-        None,
-        *["feature 'v' is not of length 1"] * 2,
+    assert [row[2] for row in found] == [
+        [],
+        *(["non-finite " + name] for name in "xyvv"),
+        ["null n"],
+        [],
+        ["length of v is not 1"],
+        ["null v", "length of v is not 1"],
     ]
+    undeclared = parse_declarations([{"kind": "one_hot", "column": "x"}])
+    assert not df.where(non_finite(df, undeclared)).count()
     same_width = df.where("uid < 7")
     assert np.isnan(list(_encoded(features, same_width).values())).any(axis=1).tolist() == [
         False, True, False, False, True, True, False,
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"'x' is not finite: it spans 1.0 to nan"):
         fit_features(df.where("uid < 2"), "uid", declarations)
-
-
-def test_rejection_reason_is_null_without_anything_to_reject(people: DataFrame) -> None:
-    declarations = parse_declarations([{"kind": "one_hot", "column": "job"}])
-    assert people.select(rejection_reason(people, declarations, {})).distinct().collect() == [Row(None)]
 
 
 @pytest.mark.parametrize(
