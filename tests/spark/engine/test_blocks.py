@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -23,20 +22,7 @@ from tests.spark.engine.oracle_problem import (
     USERS,
     RatingProblem,
     persisted,
-    rating_problem,
 )
-
-
-@pytest.fixture(scope="module")
-def problem(spark: SparkSession) -> RatingProblem:
-    return rating_problem(spark)
-
-
-@pytest.fixture(scope="module")
-def blocks(problem: RatingProblem) -> Iterator[BlockSet]:
-    built = problem.blocks()
-    yield built
-    built.close()
 
 
 @pytest.fixture(scope="module")

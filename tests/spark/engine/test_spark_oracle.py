@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -22,22 +21,10 @@ from nimc_spark.kernels.curvature import GaussNewton, Grams, Product, RowBlocks
 from nimc_spark.kernels.model import Model, SideName
 from nimc_spark.kernels.products import RatingGram, RatingProduct
 from nimc_spark.kernels.statistics import MERGE_FAN, Averages, FeatureCounts, LossGradient, Statistic
-from tests.spark.engine.oracle_problem import RatingProblem, local_oracle, model_of, random_parameters, rating_problem
+from tests.spark.engine.oracle_problem import RatingProblem, local_oracle, model_of, random_parameters
 from tests.unit.problems import bits
 
 IDS_ALONE = {SideName.USERS: SideData(uses_id=True, constant=3.0), SideName.ITEMS: SideData(uses_id=True)}
-
-
-@pytest.fixture(scope="module")
-def problem(spark: SparkSession) -> RatingProblem:
-    return rating_problem(spark)
-
-
-@pytest.fixture(scope="module")
-def blocks(problem: RatingProblem) -> Iterator[BlockSet]:
-    built = problem.blocks()
-    yield built
-    built.close()
 
 
 def every_statistic(model: Model) -> list[Statistic]:
