@@ -4,7 +4,7 @@
     metadata/part-00000         the Params, as Spark ML lays them out, so that Pipelines can hold these classes
     members/<name>/model.json   shape, defaults, rating range, and what each side's features were fitted to
     members/<name>/parameters.npz          U and V of the declared feature columns
-    members/<name>/{users,items}.parquet   trained ids with their offset and parameters, in their own type
+    members/<name>/{users,items}.parquet   trained ids in their own type: offset, parameters, vectors of `rating_svd`
 
 A folder appears whole or not at all: it is written under another name beside its place and then moved.
 """
