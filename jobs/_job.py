@@ -10,8 +10,8 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -29,6 +29,7 @@ from nimc_spark.io.failures import translated
 from nimc_spark.io.registry import Registry
 from nimc_spark.io.runs import Run, record_run
 from nimc_spark.io.tables import Lake, ensure_writable
+from nimc_spark.ml import NIMCModel
 
 LOGGER = logging.getLogger("nimc")
 
@@ -46,7 +47,11 @@ class Result:
 
 @dataclass
 class Context:
-    """What a job's body works with. The session is opened when first asked for, after the config has been checked."""
+    """What a job's body works with. The session is opened when first asked for, after the config has been checked.
+
+    `table_versions` are those that this run has written: its later stages read them, whoever writes meanwhile.
+    `models` are those that it has loaded; what is entered into `kept`, such as their factors, stays until its end.
+    """
 
     job: str
     config: Config
@@ -55,6 +60,9 @@ class Context:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     log: logging.Logger = LOGGER
     stages: dict[str, float] = field(default_factory=dict)
+    table_versions: dict[str, int] = field(default_factory=dict)
+    models: dict[Hashable, NIMCModel] = field(default_factory=dict)
+    kept: ExitStack = field(default_factory=ExitStack)
     _within: list[str] = field(default_factory=list)
 
     @cached_property
@@ -137,7 +145,8 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
             result, status = _dry_result(context), "dry run"
         else:
             ensure_writable(context.config.lake)
-            result = body(context)
+            with context.kept:
+                result = body(context)
     except SystemExit as leave:
         return int(leave.code or 0)
     except KeyboardInterrupt as caught:

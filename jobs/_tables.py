@@ -29,9 +29,9 @@ class Tables:
 
 
 def read_tables(context: Context, versions: Mapping[str, int] | None = None) -> Tables:
-    """The input tables at the versions given, else at the newest, which stay the same for the whole run."""
+    """The input tables at the versions given, else as this run wrote them, else at the newest, for the whole run."""
     names = [name for name in INPUTS if name == "ratings" or getattr(context.config.sources, name) is not None]
-    pinned = dict(versions) if versions is not None else {}
+    pinned = dict(context.table_versions if versions is None else versions)
     for name in names:
         if name not in pinned:
             newest = context.lake.version(name)
@@ -72,3 +72,11 @@ def check_same_split(config: Config, trained: Mapping[str, object]) -> None:
 def load_model(path: str, tables: Tables) -> NIMCModel:
     """A saved model that reads attributes from these tables."""
     return NIMCModel.load(path).setUsers(tables.users).setItems(tables.items)
+
+
+def shared_model(context: Context, path: str, tables: Tables) -> NIMCModel:
+    """The same for tables as the lake has them, loaded once a run: what one stage keeps of it serves the next."""
+    key = path, *sorted(tables.versions.items())
+    if key not in context.models:
+        context.models[key] = load_model(path, tables)
+    return context.models[key]

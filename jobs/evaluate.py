@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs._job import Context, Result, run_job
-from jobs._tables import check_same_split, load_model, read_tables, split_ratings
+from jobs._tables import check_same_split, read_tables, shared_model, split_ratings
 from nimc_spark.engine.context import held
 from nimc_spark.io.contracts import ddl
 from nimc_spark.io.registry import Entry
@@ -22,10 +22,11 @@ def body(context: Context) -> Result:
     with context.stage("read"):
         tables = read_tables(context, entry.lineage["table_versions"])
         parts = split_ratings(config, tables.ratings)
-        model = load_model(entry.path, tables)
+        model = shared_model(context, entry.path, tables)
     relevant = config.evaluate.relevant
     ranking = None if relevant is None else Ranking(config.evaluate.k, relevant)
     with context.stage("evaluate"), held(parts[0]) as training, held(parts[1]) as held_out:
+        context.kept.enter_context(model.heldFactors())
         cells = evaluate_model(model, training, held_out, ranking)
     with context.stage("write"):
         version = _write(context, entry, cells)
@@ -54,7 +55,7 @@ def _write(context: Context, entry: Entry, cells: Mapping[str, Mapping[str, Any]
         for metric, value in of.items()
         if metric != "users" and math.isfinite(value)
     ]
-    frame = context.spark.createDataFrame(rows, ddl("metrics")).orderBy("cell", "predictor", "metric")
+    frame = context.spark.createDataFrame(sorted(rows), ddl("metrics")).coalesce(1)
     where = {"run_date": context.run_date, "model_name": entry.name, "model_version": entry.version}
     return context.lake.write("metrics", frame, replace_where=where).version
 

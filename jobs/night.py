@@ -16,18 +16,17 @@ def body(context: Context) -> Result:
     counts: dict[str, int] = {}
     metrics: Mapping[str, Any] = {}
     paths: dict[str, str] = {}
-    versions: dict[str, int] = {}
     extra: dict[str, Any] = {}
     for name, run in STAGES.items():
         with context.stage(name):
             result = run(context)
         counts |= result.counts
         paths |= result.paths
-        versions |= result.table_versions
+        context.table_versions |= result.table_versions
         extra |= result.extra
         if name == "evaluate":
             metrics = result.metrics
-    return Result(counts, metrics, paths, versions, {**extra, "stages": context.stages})
+    return Result(counts, metrics, paths, context.table_versions, {**extra, "stages": context.stages})
 
 
 def main(argv: Sequence[str]) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,6 +14,7 @@ from jobs._config import Source
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
+from nimc_spark.engine.context import held
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.io.prepare import (
@@ -61,35 +62,44 @@ def body(context: Context) -> Result:
             for side, frame in ((side.value, request.used(side.value)) for side in SideName)
             if frame is not None
         }
-    with context.stage("predict"), model.heldFactors():
-        scored = _scored(context, model, request).withColumn("model_version", F.lit(entry.version))
-        rows = scored.withColumn("run_date", F.lit(context.run_date)).withColumn("run_id", F.lit(context.run_id))
+    with context.stage("predict"), _scored(context, model, request) as scored:
+        rows = scored.withColumns(
+            {
+                "model_version": F.lit(entry.version),
+                "run_date": F.lit(context.run_date),
+                "run_id": F.lit(context.run_id),
+            }
+        )
         written = context.lake.write("predictions", rows, replace_where={"run_date": context.run_date})
+        shown = {} if "pairs" in request.tables else {"samples": samples(config, scored, tables.items)}
     with context.stage("quarantine"):
         write_quarantine(context.lake, request.rejected, context.run_id, context.run_date)
     counts = {**request.counts, "predictions": written.rows}
     versions = {**tables.versions, "predictions": written.version}
-    extra: dict[str, Any] = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": request.reasons}
-    if "pairs" not in request.tables:
-        lists = context.lake.read("predictions", written.version).where(F.col("run_id") == context.run_id)
-        extra["samples"] = samples(config, lists, tables.items)
+    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": request.reasons, **shown}
     paths = {"predictions": context.lake.path("predictions")}
     if any(request.reasons.values()):
         paths["quarantine"] = context.lake.path("quarantine")
     return Result(counts, {}, paths, versions, extra)
 
 
-def _scored(context: Context, model: NIMCModel, request: _Request) -> DataFrame:
-    """Rows of the predictions table without the run's columns."""
+@contextmanager
+def _scored(context: Context, model: NIMCModel, request: _Request) -> Iterator[DataFrame]:
+    """Rows of the predictions table without the run's columns; lists are kept, since they are read twice.
+
+    Those who are asked for bring their attributes, so that nobody else of their side is computed.
+    """
     users, items, pairs = (request.used(name) for name in ("users", "items", "pairs"))
     if pairs is not None:
-        return model.transform(pairs).withColumn("rank", F.lit(None).cast("int"))
-    lists = model.recommend(
-        context.config.predict.k,
-        users.select(USER) if users is not None else None,
-        items.select(ITEM) if users is None and items is not None else None,
-    )
-    return lists.withColumnsRenamed({"user": USER, "item": ITEM})
+        yield model.transform(pairs).withColumn("rank", F.lit(None).cast("int"))
+        return
+    k = context.config.predict.k
+    if users is not None:
+        with model.heldFactors(SideName.ITEMS), held(model.recommend(k, users=users)) as lists:
+            yield lists.withColumnsRenamed({"user": USER, "item": ITEM})
+        return
+    with model.heldFactors(SideName.USERS), held(model.recommend(k, items=items)) as lists:
+        yield lists.withColumnsRenamed({"user": USER, "item": ITEM})
 
 
 def _read(context: Context) -> _Request:

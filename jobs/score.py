@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
-from jobs._tables import Tables, load_model, read_tables
+from jobs._tables import Tables, read_tables, shared_model
 from nimc_spark.engine.context import held
 from nimc_spark.engine.topk import shortfall
 from nimc_spark.io.contracts import ITEM, USER
@@ -22,19 +22,21 @@ def body(context: Context) -> Result:
     entry = context.registry.resolve(config.score.model)
     with context.stage("read"):
         tables = read_tables(context)
-        model = load_model(entry.path, tables)
+        model = shared_model(context, entry.path, tables)
         everyone = _everyone(tables)
         seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
     exclude = seen if config.score.exclude_seen else None
     with ExitStack() as kept:
         with context.stage("score"):
             users = kept.enter_context(held(everyone))
-            kept.enter_context(model.heldFactors())
+            context.kept.enter_context(model.heldFactors())
             lists = kept.enter_context(held(model.recommend(config.score.k, users, exclude=exclude)))
             counts = _counts(lists, users, config.score.k)
         with context.stage("write"):
             rows = _rows(context, lists, entry.version)
-            written = context.lake.write("recommendations", rows, replace_where={"run_date": context.run_date})
+            # Readers look a user up: files hold ranges of users.
+            ranges = rows.repartitionByRange(USER).sortWithinPartitions(USER, "rank")
+            written = context.lake.write("recommendations", ranges, replace_where={"run_date": context.run_date})
             shown = samples(config, rows, tables.items)
     counts["recommendations"] = written.rows
     versions = {**tables.versions, "recommendations": written.version}
@@ -66,8 +68,7 @@ def _rows(context: Context, lists: DataFrame, version: int) -> DataFrame:
         F.lit(version).alias("model_version"),
         F.lit(context.run_id).alias("run_id"),
     ]
-    # Readers look a user up: files hold ranges of users.
-    return lists.select(*columns).repartitionByRange(USER).sortWithinPartitions(USER, "rank")
+    return lists.select(*columns)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -43,18 +43,7 @@ def fit_baseline(ratings: DataFrame, terms: Sequence[str], shrinkage: Shrinkage)
 
     A user term without an item term is fitted on r − μ alone. Ratings must be finite (`profile_ratings`).
     """
-    weight = F.col("weight") if "weight" in ratings.columns else F.lit(1.0)
-    target = F.col("rating") - F.col("offset") if "offset" in ratings.columns else F.col("rating")
-    rows = ratings.select("user", "item", target.cast("double").alias("residual"), weight.cast("double").alias("w"))
-    largest, heaviest = _first(rows, F.max(F.abs("residual")), F.max("w"))
-    scale, weight_scale = max(largest * heaviest, 1e-300), max(heaviest, 1e-300)
-    mean = 0.0
-    if "global" in terms:
-        total, weights = _first(
-            rows, exact_sum(F.col("w") * F.col("residual"), scale), exact_sum(F.col("w"), weight_scale)
-        )
-        mean = total / weights if weights else 0.0
-        rows = rows.withColumn("residual", F.col("residual") - mean)
+    rows, mean, scale, weight_scale = _centred(ratings, "global" in terms)
     # A residual is at most twice the largest rating, and once more after the item biases.
     bounds = (3 * scale, weight_scale)
     items = users = None
@@ -66,6 +55,36 @@ def fit_baseline(ratings: DataFrame, terms: Sequence[str], shrinkage: Shrinkage)
     if "user" in terms:
         users = _biases(rows, "user", shrinkage.user, *bounds)
     return Baseline(mean, users, items)
+
+
+def fit_means(ratings: DataFrame, shrinkage: Shrinkage) -> Baseline:
+    """μ, and each side's biases on r − μ alone: what to hold a model against, not to be added up.
+
+    As `fit_baseline` with the terms global and item, and with global and user, at half the cost.
+    """
+    rows, mean, scale, weight_scale = _centred(ratings, True)
+    users, items = (
+        _biases(rows, side, shrunken, 3 * scale, weight_scale)
+        for side, shrunken in (("user", shrinkage.user), ("item", shrinkage.item))
+    )
+    return Baseline(mean, users, items)
+
+
+def _centred(ratings: DataFrame, on_mean: bool) -> tuple[DataFrame, float, float, float]:
+    """DataFrame(user, item, residual, w) of rating − offset − μ, with μ, max |rating − offset| w and max w."""
+    weight = F.col("weight") if "weight" in ratings.columns else F.lit(1.0)
+    target = F.col("rating") - F.col("offset") if "offset" in ratings.columns else F.col("rating")
+    rows = ratings.select("user", "item", target.cast("double").alias("residual"), weight.cast("double").alias("w"))
+    largest, heaviest = _first(rows, F.max(F.abs("residual")), F.max("w"))
+    scale, weight_scale = max(largest * heaviest, 1e-300), max(heaviest, 1e-300)
+    mean = 0.0
+    if on_mean:
+        total, weights = _first(
+            rows, exact_sum(F.col("w") * F.col("residual"), scale), exact_sum(F.col("w"), weight_scale)
+        )
+        mean = total / weights if weights else 0.0
+        rows = rows.withColumn("residual", F.col("residual") - mean)
+    return rows, mean, scale, weight_scale
 
 
 def _biases(rows: DataFrame, column: str, shrinkage: float, scale: float, weight_scale: float) -> DataFrame:

@@ -42,6 +42,11 @@ def combined_source(user_source: Column, item_source: Column) -> Column:
     return F.when((user_source == MODEL) & (item_source == MODEL), MODEL).otherwise(BASELINE)
 
 
+def clipped(score: Column, clip: tuple[float, float] | None) -> Column:
+    """`score` within `clip` = (lo, hi); as it is without."""
+    return score if clip is None else F.greatest(F.lit(float(clip[0])), F.least(F.lit(float(clip[1])), score))
+
+
 def score_pairs(
     pairs: DataFrame,
     user_col: str,
@@ -68,9 +73,7 @@ def score_pairs(
     kept = [quoted(name) for name in pairs.columns]
     joined = _with_factors(_with_factors(pairs, "user", user_col, users), "item", item_col, items)
     dot = arrow_udf(_dot, "double")  # type: ignore[call-overload]
-    score = dot(_factors_or("user", user_default), _factors_or("item", item_default))
-    if clip is not None:
-        score = F.greatest(F.lit(float(clip[0])), F.least(F.lit(float(clip[1])), score))
+    score = clipped(dot(_factors_or("user", user_default), _factors_or("item", item_default)), clip)
     source = combined_source(F.col("__nimc_user_source"), F.col("__nimc_item_source"))
     return joined.select(*kept, score.alias(prediction_col), source.alias(source_col))
 

@@ -49,8 +49,7 @@ def write_quarantine(lake: Lake, rejected: Mapping[str, DataFrame | None], run_i
         if df is not None
     ]
     tables = list(rejected)
-    version = lake.version("quarantine")
-    if version is not None and not frames:
+    if not frames and (version := lake.version("quarantine")) is not None:
         stale = (F.col("run_date") == F.lit(run_date)) & F.col("table").isin(tables)
         if lake.read("quarantine", version).where(stale).isEmpty():
             return Written(version, 0)

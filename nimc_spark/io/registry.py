@@ -44,9 +44,8 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """The log of this model, oldest first."""
-        if not self._lake.exists("models"):
-            return []
-        rows = self._lake.read("models").where(F.col("name") == self.name).collect()
+        log = self._lake.find("models")
+        rows = [] if log is None else log.where(F.col("name") == self.name).collect()
         entries = [
             Entry(
                 name=row["name"],
@@ -84,7 +83,7 @@ class Registry:
             "metrics": json.dumps(entry.metrics, sort_keys=True),
             "lineage": json.dumps(entry.lineage, sort_keys=True),
         }
-        self._lake.write("models", self._lake.spark.createDataFrame([row], ddl("models")), mode="append")
+        self._lake.append("models", self._lake.spark.createDataFrame([row], ddl("models")))
         return entry
 
     def latest(self, alias: Alias) -> Entry | None:

@@ -33,4 +33,4 @@ class Run:
 def record_run(lake: Lake, run: Run) -> None:
     """Appends the row in one commit."""
     row = {name: dict(value) if isinstance(value, Mapping) else value for name, value in asdict(run).items()}
-    lake.write("runs", lake.spark.createDataFrame([row], ddl("runs")), mode="append")
+    lake.append("runs", lake.spark.createDataFrame([row], ddl("runs")))

@@ -12,15 +12,16 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pyspark.errors import AnalysisException
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, DataFrameWriter, Row, SparkSession
 from pyspark.sql import functions as F
 
 from nimc_spark.engine.index import quoted, quoted_name
@@ -31,10 +32,9 @@ from nimc_spark.io.failures import translated
 Value = str | int | date
 Where = Mapping[str, Value | Sequence[Value]]
 """Rows whose column has the value, or one of the values, for every column named."""
-Mode = Literal["overwrite", "append"]
 
 PARQUET_VERSIONS_KEPT = 10
-_NO_TABLE = ("DELTA_TABLE_ONLY_OPERATION", "DELTA_PATH_DOES_NOT_EXIST", "DELTA_TABLE_NOT_FOUND")
+_NO_TABLE = ("PATH_NOT_FOUND", "DELTA_TABLE_ONLY_OPERATION", "DELTA_PATH_DOES_NOT_EXIST", "DELTA_TABLE_NOT_FOUND")
 _COMMITS_SEARCHED = 20
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -50,9 +50,11 @@ class Written:
 class _Store(Protocol):
     def version(self, path: str) -> int | None: ...
 
-    def read(self, path: str, version: int) -> DataFrame: ...
+    def read(self, path: str, version: int | None) -> DataFrame | None: ...
 
-    def write(self, path: str, df: DataFrame, mode: Mode, where: Where | None, contract: Table) -> Written: ...
+    def append(self, path: str, df: DataFrame, contract: Table) -> None: ...
+
+    def replace(self, path: str, df: DataFrame, where: Where | None, contract: Table) -> Written: ...
 
 
 class Lake:
@@ -81,37 +83,47 @@ class Lake:
         """The newest version of the table; None if there is no such table."""
         return self._store.version(self.path(name))
 
-    def exists(self, name: str) -> bool:
-        return self.version(name) is not None
+    def find(self, name: str) -> DataFrame | None:
+        """The table, to be read at once: a later reading may find a later version. None if there is no such table."""
+        return self._store.read(self.path(name), None)
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
-        """The table at `version`, by default the newest. Raises DataError if there is none."""
-        newest = self.version(name) if version is None else version
-        if newest is None:
-            raise DataError(f"table {name}: there is none at {self.path(name)}; run the job that writes it first")
+        """The table at `version`, else as `find` does. Raises DataError if there is none."""
         try:
-            return self._store.read(self.path(name), newest)
+            found = self.find(name) if version is None else self._store.read(self.path(name), version)
         except AnalysisException as error:
+            if version is None:
+                raise
             newest = self.version(name)
             raise DataError(f"table {name}: version {version} cannot be read; the newest is {newest}") from error
+        if found is None:
+            raise DataError(f"table {name}: there is none at {self.path(name)}; run the job that writes it first")
+        return found
 
-    def write(
-        self, name: str, df: DataFrame, *, mode: Mode = "overwrite", replace_where: Where | None = None
-    ) -> Written:
-        """Writes `df` in one commit.
+    def append(self, name: str, df: DataFrame) -> None:
+        """Adds the rows of `df` in one commit. Raises as `write` does."""
+        with self._writing(name, df) as contract:
+            self._store.append(self.path(name), df, contract)
 
-        `mode="overwrite"` replaces the whole table, its columns too, or with `replace_where` only the rows that match,
-        which all rows of `df` must; `mode="append"` adds rows.
+    def write(self, name: str, df: DataFrame, *, replace_where: Where | None = None) -> Written:
+        """Replaces the whole table, its columns too, or the rows that match `replace_where`, as those of `df` must.
+
+        It is one commit.
 
         Raises:
             DataError: columns other than the table's contract, or rows outside `replace_where`.
             NimcError: another writer committed to the same rows meanwhile; nothing was written.
             SetupError: the folder cannot be written.
         """
+        with self._writing(name, df) as contract:
+            return self._store.replace(self.path(name), df, replace_where, contract)
+
+    @contextmanager
+    def _writing(self, name: str, df: DataFrame) -> Iterator[Table]:
         contract = TABLES[name]
         contract.check(df.schema)
         try:
-            return self._store.write(self.path(name), df, mode, replace_where, contract)
+            yield contract
         except Exception as error:
             known = translated(error, f"table {name} at {self.path(name)}")
             if known is None:
@@ -146,18 +158,25 @@ class _Delta:
         commits = self._last_commits(path, 1)
         return int(commits[0]["version"]) if commits else None
 
-    def read(self, path: str, version: int) -> DataFrame:
-        return self._spark.read.format("delta").option("versionAsOf", version).load(path)
+    def read(self, path: str, version: int | None) -> DataFrame | None:
+        reader = self._spark.read.format("delta")
+        if version is not None:
+            return reader.option("versionAsOf", version).load(path)
+        try:
+            return reader.load(path)
+        except AnalysisException as error:
+            _check_missing(error)
+            return None
 
-    def write(self, path: str, df: DataFrame, mode: Mode, where: Where | None, contract: Table) -> Written:
+    def append(self, path: str, df: DataFrame, contract: Table) -> None:
+        self._writer(df, contract).mode("append").save(path)
+
+    def replace(self, path: str, df: DataFrame, where: Where | None, contract: Table) -> Written:
         mark = str(uuid.uuid4())
-        writer = df.write.format("delta").mode(mode).partitionBy(*contract.partition_by).option("userMetadata", mark)
-        if contract.open:
-            # Attributes may have names with blanks and the like, which Delta takes only so, and only from the start.
-            writer = writer.option("delta.columnMapping.mode", "name")
+        writer = self._writer(df, contract).mode("overwrite").option("userMetadata", mark)
         if where is not None:
             writer = writer.option("replaceWhere", " AND ".join(_sql_equals(c, v) for c, v in where.items()))
-        elif mode == "overwrite":
+        else:
             writer = writer.option("overwriteSchema", "true")
         writer.save(path)
         commits = self._last_commits(path, _COMMITS_SEARCHED)
@@ -172,10 +191,20 @@ class _Delta:
         try:
             return self._spark.sql(f"DESCRIBE HISTORY delta.{quoted_name(path)} LIMIT {count}").collect()
         except AnalysisException as error:
-            # A damaged table is another error, and must not pass for one that is yet to be made.
-            if error.getCondition() in _NO_TABLE:
-                return []
-            raise
+            _check_missing(error)
+            return []
+
+    @staticmethod
+    def _writer(df: DataFrame, contract: Table) -> DataFrameWriter:
+        writer = df.write.format("delta").partitionBy(*contract.partition_by)
+        # Attributes may have names with blanks and the like, which Delta takes only so, and only from the start.
+        return writer.option("delta.columnMapping.mode", "name") if contract.open else writer
+
+
+def _check_missing(error: AnalysisException) -> None:
+    """Raises an error that says anything but that there is no table: a damaged one must not pass for one to be made."""
+    if error.getCondition() not in _NO_TABLE:
+        raise error
 
 
 class _Parquet:
@@ -185,39 +214,44 @@ class _Parquet:
     def version(self, path: str) -> int | None:
         return max(self._versions(path), default=None)
 
-    def read(self, path: str, version: int) -> DataFrame:
-        return self._spark.read.parquet(f"{path}/{version}")
+    def read(self, path: str, version: int | None) -> DataFrame | None:
+        found = self.version(path) if version is None else version
+        return None if found is None else self._spark.read.parquet(f"{path}/{found}")
 
-    def write(self, path: str, df: DataFrame, mode: Mode, where: Where | None, contract: Table) -> Written:
+    def append(self, path: str, df: DataFrame, contract: Table) -> None:
+        last = self.version(path)
+        self._stage(path, last, df, self.read(path, last))
+
+    def replace(self, path: str, df: DataFrame, where: Where | None, contract: Table) -> Written:
         last = self.version(path)
         rows = df.count()
-        kept = None if last is None else self._kept(self.read(path, last), mode, where)
+        kept = None
         if where is not None:
             self._check_inside(df, where)
-        new = -1 if last is None else last
+            old = self.read(path, last)
+            kept = None if old is None else old.where(~_matches(where))
+        return Written(self._stage(path, last, df, kept), rows)
+
+    def _stage(self, path: str, last: int | None, df: DataFrame, kept: DataFrame | None) -> int:
+        """The version after `last`, of the rows of `df` and those kept."""
+        new = 0 if last is None else last + 1
         staged = Path(path, f".staging-{uuid.uuid4()}")
         try:
             (df if kept is None else kept.unionByName(df)).write.parquet(str(staged))
-            staged.rename(Path(path, str(new + 1)))
+            staged.rename(Path(path, str(new)))
         except FileExistsError:
             raise _lost_race(path) from None
         except OSError as error:
-            raise _lost_race(path) if Path(path, str(new + 1)).exists() else error from None
+            raise _lost_race(path) if Path(path, str(new)).exists() else error from None
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         for old in sorted(self._versions(path))[:-PARQUET_VERSIONS_KEPT]:
             shutil.rmtree(Path(path, str(old)), ignore_errors=True)
-        return Written(new + 1, rows)
+        return new
 
     @staticmethod
     def _versions(path: str) -> list[int]:
         return [int(f.name) for f in Path(path).glob("*") if f.name.isdigit()] if Path(path).is_dir() else []
-
-    @staticmethod
-    def _kept(old: DataFrame, mode: Mode, where: Where | None) -> DataFrame | None:
-        if mode == "append":
-            return old
-        return None if where is None else old.where(~_matches(where))
 
     @staticmethod
     def _check_inside(df: DataFrame, where: Where) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline
+from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_means
 from nimc_spark.engine.context import held
 from nimc_spark.engine.evaluation import cell_name, evaluate_ranking, evaluate_ratings
 from nimc_spark.engine.pairs import BASELINE
@@ -38,11 +38,10 @@ def evaluate_model(
     """{"new_user/known_item": {"n": rows, "model": {"rmse", "mae", "ndcg@k", …}, "item_mean": {…}, …}, …}."""
     own = canonical_ratings(model, training)
     shrinkage = Shrinkage(model.getOrDefault("itemShrinkage"), model.getOrDefault("userShrinkage"))
-    item = fit_baseline(own, ["global", "item"], shrinkage)
-    user = fit_baseline(own, ["global", "user"], shrinkage)
+    means = fit_means(own, shrinkage)
     with held(_flagged(model, own, held_out)) as flagged, model.heldFactors():
         columns = {"model": "model", **{name: name for name in ("global_mean", "item_mean", "user_mean")}}
-        scored = _with_means(_with_scores(model, flagged), item, user)
+        scored = _with_means(_with_scores(model, flagged), means)
         cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
         if ranking is not None:
             _add_rankings(cells, model, own, flagged, ranking)
@@ -69,12 +68,12 @@ def _with_scores(model: NIMCModel, rows: DataFrame) -> DataFrame:
     return scored.withColumnsRenamed({new: old for old, new in names.items()})
 
 
-def _with_means(rows: DataFrame, item: Baseline, user: Baseline) -> DataFrame:
-    rows = rows.withColumn("global_mean", F.lit(item.mean))
-    for side, biases in (("item", item.items), ("user", user.users)):
+def _with_means(rows: DataFrame, means: Baseline) -> DataFrame:
+    rows = rows.withColumn("global_mean", F.lit(means.mean))
+    for side, biases in (("item", means.items), ("user", means.users)):
         if biases is not None:
             table = biases.select(F.col("id").alias(side), F.col("offset").alias("bias"))
-            mean = F.lit(item.mean) + F.coalesce("bias", F.lit(0.0))
+            mean = F.lit(means.mean) + F.coalesce("bias", F.lit(0.0))
             rows = rows.join(table, side, "left").withColumn(f"{side}_mean", mean).drop("bias")
     return rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pyspark.ml import Model
 from pyspark.ml.util import MLReadable, MLWritable
@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, factor_rows
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
-from nimc_spark.engine.pairs import BASELINE, score_pairs
+from nimc_spark.engine.pairs import BASELINE, clipped, score_pairs
 from nimc_spark.engine.topk import top_k
 from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.model import SideName
@@ -87,10 +87,12 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         return factor_rows(own, known, encoded)
 
     @contextmanager
-    def heldFactors(self) -> Iterator[None]:
-        """Inside, the factors of both sides are computed once and kept by Spark, for several calls that use them."""
-        with held(self.factors(SideName.USERS)) as users, held(self.factors(SideName.ITEMS)) as items:
-            before, self._held = self._held, {SideName.USERS: users, SideName.ITEMS: items}
+    def heldFactors(self, *sides: SideName) -> Iterator[None]:
+        """Inside, the factors of `sides`, by default of both, are computed once and kept by Spark for several calls."""
+        wanted = [side for side in sides or SideName if side not in self._held]
+        with ExitStack() as kept:
+            own = {side: kept.enter_context(held(self.factors(side))) for side in wanted}
+            before, self._held = self._held, {**self._held, **own}
             try:
                 yield
             finally:
@@ -108,7 +110,7 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
             self.factors(side) if subset is None else self._subset(side, subset)
             for side, subset in ((SideName.USERS, users), (SideName.ITEMS, items))
         )
-        return top_k(for_users, from_items, k, exclude)
+        return self._best(for_users, from_items, k, exclude)
 
     def recommendForAllUsers(self, numItems: int) -> DataFrame:
         """DataFrame(userCol, recommendations array<struct<itemCol, rating>>), as ALS gives it."""
@@ -120,12 +122,12 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
 
     def recommendForAllItems(self, numUsers: int) -> DataFrame:
         """DataFrame(itemCol, recommendations array<struct<userCol, rating>>)."""
-        chosen = top_k(self.factors(SideName.ITEMS), self.factors(SideName.USERS), numUsers)
+        chosen = self._best(self.factors(SideName.ITEMS), self.factors(SideName.USERS), numUsers)
         return self._lists(chosen, SideName.ITEMS)
 
     def recommendForItemSubset(self, dataset: DataFrame, numUsers: int) -> DataFrame:
         """The same for the items in `dataset`."""
-        chosen = top_k(self._subset(SideName.ITEMS, dataset), self.factors(SideName.USERS), numUsers)
+        chosen = self._best(self._subset(SideName.ITEMS, dataset), self.factors(SideName.USERS), numUsers)
         return self._lists(chosen, SideName.ITEMS)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
@@ -135,7 +137,6 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
             raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(dataset.columns)}")
         check_names(dataset, "the pairs")
         sides = self.trained.sides
-        clip = self.trained.rating_range if self.getOrDefault("clip") else None
         return score_pairs(
             dataset,
             user_col=columns[0],
@@ -146,8 +147,17 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
             item_default=sides[SideName.ITEMS].default,
             prediction_col=self.getOrDefault("predictionCol"),
             source_col=SCORE_SOURCE,
-            clip=clip,
+            clip=self._clip,
         )
+
+    @property
+    def _clip(self) -> tuple[float, float] | None:
+        return self.trained.rating_range if self.getOrDefault("clip") else None
+
+    def _best(self, users: DataFrame, items: DataFrame, k: int, exclude: DataFrame | None = None) -> DataFrame:
+        """Lists by the scores as they are, which then read as those of `transform` do."""
+        lists = top_k(users, items, k, exclude)
+        return lists.withColumn("score", clipped(F.col("score"), self._clip))
 
     def _subset(self, side: SideName, dataset: DataFrame) -> DataFrame:
         """Factor rows of exactly the distinct ids in `dataset`; those unknown get the default row."""

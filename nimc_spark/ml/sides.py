@@ -29,6 +29,7 @@ from nimc_spark.kernels.objective import Layout
 from nimc_spark.ml.params import NIMCParams
 
 _TABLE_PARAM = {SideName.USERS: "usersTable", SideName.ITEMS: "itemsTable"}
+_RATED = "__nimc_rated"
 _FEATURES_PARAM = {SideName.USERS: "userFeatures", SideName.ITEMS: "itemFeatures"}
 
 
@@ -142,27 +143,30 @@ def training_side(source: SideInput, ids: DataFrame, baseline: Baseline) -> Trai
     if not source.declared or source.table is None:
         fitted = FittedFeatures(source.column, (), ())
         return TrainingSide(fitted, SideData(None, 0, uses_id, offsets, constant))
-    table = with_id_type(source, id_type(ids, "id"))
-    trained = table.join(ids.withColumnRenamed("id", "__nimc_id"), quoted(source.column) == F.col("__nimc_id"), "semi")
-    if trained.isEmpty():
-        raise DataError(
-            f"no id in the table of {source.side.value} has a rating: is {source.column!r} the right column?"
-        )
+    table = with_id_type(source, id_type(ids, "id"), ids)
+    trained = table.join(ids.withColumnRenamed("id", _RATED), quoted(source.column) == F.col(_RATED), "semi")
     fitted = fit_features(trained, source.column, source.of_table)
     return TrainingSide(fitted, SideData(fitted.encode(trained), fitted.width, uses_id, offsets, constant))
 
 
-def with_id_type(source: SideInput, target: DataType) -> DataFrame:
-    """The checked attributes table, its id column in the type of the ratings' ids."""
+def with_id_type(source: SideInput, target: DataType, rated: DataFrame | None = None) -> DataFrame:
+    """The attributes table, its id column in the type of the ratings' ids, checked by one Spark job.
+
+    Raises DataError for null or repeated ids, for non-finite features, and if no id is in `rated` DataFrame(id), where
+    that is given.
+    """
     if source.table is None:
         raise UsageError(f"there is no table of {source.side.value}")
     table, column = source.table, quoted(source.column)
     check_columns(table, source.column, source.declarations)
     broken = non_finite(table, source.declarations)
     aligned = align_id(column, id_type(table, source.column), target)
-    counts = table.agg(
-        F.count_if(aligned.isNull()), F.count(column) - F.count_distinct(column), F.count_if(broken)
-    ).collect()[0]
+    faults = [F.count_if(aligned.isNull()), F.count(column) - F.count_distinct(column), F.count_if(broken)]
+    rows = table
+    if rated is not None:
+        rows = table.join(rated.withColumnRenamed("id", _RATED), aligned == F.col(_RATED), "left")
+        faults.append(F.count(_RATED))
+    counts = rows.agg(*faults).collect()[0]
     where = f"the table of {source.side.value}"
     if counts[0]:
         kind = target.simpleString()
@@ -173,6 +177,8 @@ def with_id_type(source: SideInput, target: DataType) -> DataFrame:
         raise DataError(
             f"{where} has {counts[2]} rows with a null, NaN or infinite feature, {_example(source, broken)}"
         )
+    if rated is not None and not counts[3]:
+        raise DataError(f"no id in {where} has a rating: is {source.column!r} the right column?")
     return table.withColumn(source.column, aligned)
 
 

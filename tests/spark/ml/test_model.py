@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pyspark.ml.linalg import Vectors
@@ -42,6 +44,18 @@ def test_lists_are_the_best_of_transforms_scores_bit_for_bit(
     assert for_items.schema.simpleString() == "struct<item:int,recommendations:array<struct<user:int,rating:double>>>"
     assert lists_of(for_users, "user", "item") == best(scores, 5, 0)
     assert lists_of(for_items, "item", "user") == best(scores, 100, 1)
+
+
+def test_lists_are_ordered_by_scores_and_give_them_as_transform_does(toy: Toy, ids_model: NIMCModel) -> None:
+    free, narrow = ids_model.copy({ids_model.clip: False}), ids_model.copy()
+    narrow._trained = replace(ids_model.trained, rating_range=(2.5, 3.5))
+    wanted = lists_of(free.recommendForAllUsers(ITEMS), "user", "item")
+    assert max(score for entries in wanted.values() for _, score in entries) > 3.5
+    assert lists_of(narrow.recommendForAllUsers(ITEMS), "user", "item") == {
+        user: [(item, min(max(score, 2.5), 3.5)) for item, score in entries] for user, entries in wanted.items()
+    }
+    found = {(r.user, r.item): r.prediction for r in narrow.transform(toy.test).collect()}
+    assert found.items() <= {(u, i): min(max(s, 2.5), 3.5) for u, entries in wanted.items() for i, s in entries}.items()
 
 
 def test_subsets_bring_new_users_and_lose_nobody(
