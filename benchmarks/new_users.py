@@ -25,7 +25,7 @@ def run(spark: SparkSession) -> list[Row]:
     rows, gains = [], []
     for seed in _SEEDS:
         with tempfile.TemporaryDirectory() as lake:
-            night = run_job("night", *arguments, "--set", f"split.seed={seed}", "--set", f"lake={lake}")
+            (night,) = run_job("night", *arguments, "--set", f"split.seed={seed}", "--set", f"lake={lake}")
         cell = night["metrics"][_CELL]
         model, item_mean = cell["model"]["rmse"], cell["item_mean"]["rmse"]
         gains.append(item_mean - model)

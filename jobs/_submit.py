@@ -27,12 +27,13 @@ from jobs._settings import (
 )
 from nimc_spark.errors import NimcError, SetupError, UsageError
 
-USAGE = """usage: ./spark-submit.sh [spark-submit options --] JOB --config FILE [--set key=value ...]
+USAGE = """usage: ./spark-submit.sh [spark-submit options --] JOB[+JOB...] --config FILE [--set key=value ...]
 
 jobs: {jobs}
 
   ./spark-submit.sh night --config conf/ml-100k.yaml
   ./spark-submit.sh --master spark://host:7077 --executor-memory 8g -- train --config conf/ml-100k.yaml
+  ./spark-submit.sh night+predict --config conf/ml-100k.yaml   (one after the other, in one Spark application)
   ./spark-submit.sh train --help
 """
 
@@ -42,8 +43,8 @@ def job_names(folder: Path = ROOT / "jobs") -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
-def split_arguments(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    """Options for spark-submit, the job's name, and the job's own arguments.
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Options for spark-submit, the jobs' names, and their own arguments.
 
     Raises:
         UsageError: no job is named, or one that there is not.
@@ -57,9 +58,11 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
         options, rest = rest[:cut], rest[cut + 1 :]
     if not rest:
         raise UsageError(f"no job named; jobs are {', '.join(job_names())}")
-    if rest[0] not in job_names():
-        raise UsageError(f"unknown job {rest[0]!r}; jobs are {', '.join(job_names())}")
-    return options, rest[0], rest[1:]
+    jobs = rest[0].split("+")
+    unknown = [job for job in jobs if job not in job_names()]
+    if unknown:
+        raise UsageError(f"unknown job {unknown[0]!r}; jobs are {', '.join(job_names())}")
+    return options, jobs, rest[1:]
 
 
 def find_spark_home(environment: Mapping[str, str] = os.environ) -> Path:
@@ -130,7 +133,7 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
     Raises:
         UsageError, SetupError: as the functions above.
     """
-    options, job, arguments = split_arguments(argv)
+    options, jobs, arguments = split_arguments(argv)
     home = find_spark_home(environment)
     theirs = user_settings(read_options(options), home, environment)
     listed = theirs.get("spark.jars", "") + theirs.get("spark.jars.packages", "")
@@ -147,7 +150,9 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
         line += ["--jars", _listed(theirs.get("spark.jars"), *jars)]
     if not local:
         line += ["--py-files", _listed(theirs.get("spark.submit.pyFiles"), pack())]
-    return [*line, str(ROOT / "jobs" / f"{job}.py"), *arguments]
+    if len(jobs) > 1:
+        return [*line, str(ROOT / "jobs" / "_several.py"), "+".join(jobs), *arguments]
+    return [*line, str(ROOT / "jobs" / f"{jobs[0]}.py"), *arguments]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs import _several, _submit
 from jobs._settings import ROOT
 from jobs._submit import job_names
+from nimc_spark.errors import UsageError
 from tests.jobs.conftest import Night
 from tests.jobs.tiny import tiny
 
@@ -67,6 +69,20 @@ def test_exit_6_without_java(tmp_path: Path, java_home: str | None, where: str) 
 def test_help_has_an_example(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert import_module(f"jobs.{job}").main(["--help"]) == 0
     assert f"example: ./spark-submit.sh {job} --config conf/ml-100k.yaml" in capsys.readouterr().out
+
+
+def test_several_jobs_share_an_application(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*tiny(tmp_path).arguments({}), "--dry-run"]
+    line = _submit.command(["night+predict", *arguments])
+    assert line[-len(arguments) - 2 :] == [str(ROOT / "jobs" / "_several.py"), "night+predict", *arguments]
+    with pytest.raises(UsageError, match="unknown job 'nigth'"):
+        _submit.command(["predict+nigth", *arguments])
+    assert _several.main(["night+predict", *arguments]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["job"], line["status"]) for line in lines] == [("night", "dry run"), ("predict", "dry run")]
+    # The first that fails is the last one.
+    assert _several.main(["night+predict", *arguments, "--set", "model.rank=0"]) == 2
+    assert [json.loads(line)["job"] for line in capsys.readouterr().out.splitlines()] == ["night"]
 
 
 def test_a_dry_run_starts_no_spark(tmp_path: Path) -> None:
