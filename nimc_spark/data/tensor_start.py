@@ -42,12 +42,13 @@ from nimc_spark.solvers.progress import Progress
 
 Matrix = npt.NDArray[np.float64]
 
-# Unknowns p of a regression: a lane gives p²/4 numbers, 20 MB at the most, and the driver solves p equations.
+# Unknowns p of a regression: a lane gives p²/4 numbers, 20 MB at the most (rank 10 with sigmoid), and the driver, whose
+# spark.driver.maxResultSize must hold those of up to 64 lanes, solves p equations.
 MOST_UNKNOWNS = 3200
 NORM_PASSES = 25
 # Ratings a parameter, below which a start like this is no better than a random one.
 _RATINGS_A_PARAMETER = 10
-_PROGRESS = Progress(tolerance=1e-4, gradient_tolerance=0.0)
+_PROGRESS = Progress(tolerance=1e-3, gradient_tolerance=0.0)
 # Where the first norms are looked for: beyond the last, saturating activations say nothing about a norm.
 _FIRST_NORMS = np.geomspace(0.05, 3.0, 60)
 # Standard deviations of a pre-activation: what a start may have at most where φ saturates.

@@ -17,7 +17,7 @@ Conventions
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
@@ -198,51 +198,58 @@ class Regression:
     earlier: tuple[Fit, ...] = ()
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
-        x = dense_part(lane.users, sides.model.users_width)
-        f, left = self.users.of(x), [fit.users.of(x) @ fit.coefficients for fit in self.earlier]
-        # A rating costs a row of packed products: of the narrower features. The wider ones come in once a row.
-        by_items = self.users.size < self.items.size
-        total = _Normal(self.users.size, self.items.size)
-        if by_items:
-            packed = pack(f)
-        else:
-            gathered = _Gathered(len(f), self.items.size)
+        # A rating costs a row of packed products, so of the narrower features; the wider ones come in once a row.
+        over = self._over_items if self.users.size < self.items.size else self._over_users
+        return over(lane, sides, dense_part(lane.users, sides.model.users_width))
+
+    def _over_users(self, lane: Lane, sides: Sides, x: Matrix) -> Sums:
+        rows, square = _Gathered(len(x), self.items.size), 0.0
+        for g, cells in self._cells(lane, sides, x):
+            packed = pack(g)
+            for cell in cells:
+                rows.add(cell.weights, cell.pulls, packed, g)
+                square += cell.square
+        gram, right = rows.expanded(self.users.of(x))
+        return {"gram": gram, "right": right, "square": np.array([square])}
+
+    def _over_items(self, lane: Lane, sides: Sides, x: Matrix) -> Sums:
+        f, square = self.users.of(x), 0.0
+        packed = pack(f)
+        gram = np.zeros((packed.shape[1], self.items.size * (self.items.size + 1) // 2))
+        right = np.zeros((self.users.size, self.items.size))
+        for g, cells in self._cells(lane, sides, x):
+            rows = _Gathered(len(g), self.users.size)
+            for cell in cells:
+                rows.add(cell.weights.T, cell.pulls.T, packed, f)
+                square += cell.square
+            more_gram, more_right = rows.expanded(g)
+            gram += more_gram.T
+            right += more_right.T
+        return {"gram": gram, "right": right, "square": np.array([square])}
+
+    def _cells(self, lane: Lane, sides: Sides, x: Matrix) -> Iterator[tuple[Matrix, Iterator[_Cell]]]:
+        """Each item part's features g (n, g), with the blocks that use it."""
+        left = [fit.users.of(x) @ fit.coefficients for fit in self.earlier]
         for part, blocks in _by_item_part(lane):
             y = dense_part(part, sides.model.items_width)
-            g, right = self.items.of(y), [fit.items.of(y) for fit in self.earlier]
-            if by_items:
-                gathered = _Gathered(len(g), self.users.size)
-            else:
-                packed = pack(g)
-            for block in blocks:
-                w, t = rating_weights(block), targets(lane, part, block)
-                for p, q in zip(left, right, strict=True):
-                    t -= inner_products(block, p, q)
-                total.square += float(w @ (t * t))
-                weights, pulls = _scatter(block, w, len(f), len(g)), _scatter(block, w * t, len(f), len(g))
-                if by_items:
-                    gathered.add(weights.T, pulls.T, packed, f)
-                else:
-                    gathered.add(weights, pulls, packed, g)
-            if by_items:
-                gram, pulled = gathered.expanded(g)
-                total.add(gram.T, pulled.T)
-        if not by_items:
-            total.add(*gathered.expanded(f))
-        return {"gram": total.gram, "right": total.right, "square": np.array([total.square])}
+            right = [fit.items.of(y) for fit in self.earlier]
+            predictions = list(zip(left, right, strict=True))
+            yield self.items.of(y), (_cell(lane, part, block, predictions) for block in blocks)
 
 
-class _Normal:
-    """The sums of `Regression`, f and g features a side."""
+class _Cell(NamedTuple):
+    """Of a block: w and w t as (n_users, n_items) CSR, and Σ w t²."""
 
-    def __init__(self, f: int, g: int) -> None:
-        self.gram = np.zeros((f * (f + 1) // 2, g * (g + 1) // 2))
-        self.right = np.zeros((f, g))
-        self.square = 0.0
+    weights: csr_array
+    pulls: csr_array
+    square: float
 
-    def add(self, gram: Matrix, right: Matrix) -> None:
-        self.gram += gram
-        self.right += right
+
+def _cell(lane: Lane, part: Part, block: RatingBlock, predictions: Sequence[tuple[Matrix, Matrix]]) -> _Cell:
+    w, t = rating_weights(block), targets(lane, part, block)
+    for p, q in predictions:
+        t -= inner_products(block, p, q)
+    return _Cell(block.matrix(w, part.rows), block.matrix(w * t, part.rows), float(w @ (t * t)))
 
 
 class _Gathered:
@@ -267,10 +274,6 @@ class _Gathered:
             rows = rated[first : first + step]
             gram += pack(wide[rows]).T @ self._squares[rows]
         return gram, wide.T @ self._pulled
-
-
-def _scatter(block: RatingBlock, values: Vector, users: int, items: int) -> csr_array:
-    return csr_array((values, block.item, block.row_pointer), shape=(users, items))
 
 
 @dataclass(frozen=True)
