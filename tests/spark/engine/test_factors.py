@@ -73,3 +73,26 @@ def test_ids_alone(spark: SparkSession) -> None:
     for number, (factors, _) in rows.items():
         wanted = [*np.tanh(own[number, :K]), 3.0 + number / 8 + own[number, K], 1.0]
         np.testing.assert_allclose(factors, wanted, rtol=1e-15)
+
+
+@pytest.mark.parametrize("with_features", [True, False])
+def test_vectors_of_trained_ids_come_after_the_features_and_are_zero_for_others(
+    spark: SparkSession, features: DataFrame, vectors: np.ndarray, with_features: bool
+) -> None:
+    side, first = side_model(uses_id=True), WIDTH if with_features else 0
+    # Of the trained ids the third has none; ids with features alone have none either.
+    own = [None if i == 2 else [i + 0.5, -i] for i in range(TRAINED)]
+    ids = side.ids.append_column("vector", pa.array(own, pa.list_(pa.float64())))
+    declared = np.random.default_rng(5).normal(size=(first + 2, K + 1))
+    side = SideModel(side.side, side.model, declared, ids, side.constant, side.default)
+    frame, given = spark.createDataFrame(ids), features if with_features else None
+    rows = found(factor_rows(side, frame, given))
+    assert len(rows) == (10 if with_features else TRAINED)
+    for number, (factors, _) in rows.items():
+        z = vectors[number - 2] @ declared[:WIDTH] if with_features and number >= 2 else np.zeros(K + 1)
+        offset = 3.0
+        if number < TRAINED:
+            z = z + np.array(own[number] or [0, 0]) @ declared[first:] + np.array(ids["weights"].to_pylist()[number])
+            offset += number / 8
+        np.testing.assert_allclose(factors, [*np.tanh(z[:K]), offset + z[K], 1.0], rtol=1e-13, atol=1e-15)
+    assert found(factor_rows(side, frame.repartition(9), given)) == rows

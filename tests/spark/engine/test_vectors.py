@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 
-from nimc_spark.engine.vectors import Csr, csr_of_vectors
+from nimc_spark.engine.vectors import Csr, csr_of_vectors, matrix_of_lists
 
 VECTOR = pa.struct(
     [
@@ -45,6 +45,14 @@ def test_no_row_and_only_nulls() -> None:
     assert csr_of_vectors(pa.array([], VECTOR)).rows == 0
     nulls = csr_of_vectors(pa.array([None, None], VECTOR))
     assert (nulls.rows, len(nulls.data)) == (2, 0)
+
+
+def test_lists_of_one_width_and_nulls() -> None:
+    column = pa.array([None, [1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float64()))
+    wanted = [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [3.0, 4.0]]
+    assert matrix_of_lists(column, 2).tolist() == wanted
+    for first in range(4):
+        assert matrix_of_lists(column.slice(first, 1), 2).tolist() == wanted[first : first + 1]
 
 
 def _entries(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
