@@ -133,7 +133,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
     in `runs`, failed or not.
     """
     begun = time.perf_counter()
-    _log_to_stderr()
+    log_to_stderr()
     context: Context | None = None
     error: BaseException | None = None
     result, status = Result(), "done"
@@ -155,7 +155,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
         error = translated(caught) or caught
     if error is not None:
         status = "failed"
-        _report(error)
+        report_failure(error)
     line = _line(name, status, context, time.perf_counter() - begun, result, error)
     if context is not None and status != "dry run":
         _record(context, line, result)
@@ -170,14 +170,14 @@ def _line(
     return {
         "job": job,
         "status": status,
-        "exit_code": _exit_code(error),
+        "exit_code": exit_code(error),
         "run_id": context.run_id if context is not None else None,
         "seconds": round(seconds, 3),
         "counts": result.counts,
         "metrics": result.metrics,
         "paths": result.paths,
         **result.extra,
-        **({} if error is None else {"error": _cause(error)}),
+        **({} if error is None else {"error": cause(error)}),
     }
 
 
@@ -221,7 +221,7 @@ def _dry_result(context: Context) -> Result:
     return Result(paths=paths | {"lake": context.config.lake}, extra={"config": resolved(context.config)})
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """One handler on the package's loggers, bound to the standard error of now."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
@@ -232,21 +232,21 @@ def _log_to_stderr() -> None:
         logger.propagate = False
 
 
-def _exit_code(error: BaseException | None) -> int:
+def exit_code(error: BaseException | None) -> int:
     if error is None:
         return 0
     return error.exit_code if isinstance(error, NimcError) else 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
-def _report(error: BaseException) -> None:
+def report_failure(error: BaseException) -> None:
     """One line a fault for errors that we know; a traceback for those that we do not."""
     if not isinstance(error, NimcError | KeyboardInterrupt):
         traceback.print_exception(error, file=sys.stderr)
-    for line in _cause(error).splitlines():
+    for line in cause(error).splitlines():
         print(f"error: {line}", file=sys.stderr)
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     if isinstance(error, NimcError):
         return str(error)
     return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"

@@ -15,10 +15,7 @@ from typing import Any
 import numpy
 import pyspark
 
-from jobs._job import _cause as cause
-from jobs._job import _exit_code as exit_code
-from jobs._job import _log_to_stderr as log_to_stderr
-from jobs._job import _report as report_failure
+from jobs._job import cause, exit_code, log_to_stderr, report_failure
 from jobs._session import open_session
 from nimc_spark import __version__
 from nimc_spark.errors import UsageError
