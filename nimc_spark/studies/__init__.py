@@ -8,8 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nimc_spark.studies.convergence import convergence
+from nimc_spark.studies.genes import genes
 from nimc_spark.studies.hessian import hessian
+from nimc_spark.studies.movielens import movielens
 from nimc_spark.studies.recovery import recovery
 from nimc_spark.studies.study import Study
 
-STUDIES: Mapping[str, Study] = {"recovery": recovery, "convergence": convergence, "hessian": hessian}
+STUDIES: Mapping[str, Study] = {
+    "recovery": recovery,
+    "convergence": convergence,
+    "hessian": hessian,
+    "movielens": movielens,
+    "genes": genes,
+}

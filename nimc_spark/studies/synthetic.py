@@ -52,10 +52,9 @@ class Planted:
         self.X, self.Y = random.normal(size=(2, n, d))
         user, item = random.integers(0, n, (2, setting.pairs))
         rating = (phi(self.X @ self.U)[user] * phi(self.Y @ self.V)[item]).sum(axis=1)
+        self.observations = Observations(user, item, rating)
         self.model = Model(setting.k, d, d, setting.activation, setting.activation, linear=False, dtype="float64")
-        self.passes = LocalOracle(
-            records_of_arrays([self.X], [self.Y], Observations(user, item, rating), self.model.dtype)
-        )
+        self.passes = LocalOracle(records_of_arrays([self.X], [self.Y], self.observations, self.model.dtype))
         self.goal, self.counts = unpenalized(self.passes, self.model, setting.pairs)
         fresh = random.normal(size=(2, FRESH, d))
         self._fresh = (fresh[0], fresh[1], phi(fresh[0] @ self.U) @ phi(fresh[1] @ self.V).T)
@@ -103,8 +102,8 @@ def conditioned(random: np.random.Generator, d: int, k: int, kappa: float) -> Ma
     return product
 
 
-def unpenalized(passes: LocalOracle, model: Model, count: int) -> tuple[Objective, dict[SideName, Vector]]:
-    """The papers' raw objective (3) on a data set, and its feature counts."""
+def feature_counts(passes: LocalOracle, model: Model) -> dict[SideName, Vector]:
+    """c_r (d,) of each side: what scales penalties, starts and the solver's variables."""
     sums = passes.run(FeatureCounts(), model, [model.unravel(np.zeros(model.size))])[0]
     counts = {}
     for side in SideName:
@@ -112,6 +111,12 @@ def unpenalized(passes: LocalOracle, model: Model, count: int) -> tuple[Objectiv
         if not isinstance(rows, Rows):
             raise TypeError("feature counts are rows")
         counts[side] = dense_rows(rows, model.width(side))[:, 0]
+    return counts
+
+
+def unpenalized(passes: LocalOracle, model: Model, count: int) -> tuple[Objective, dict[SideName, Vector]]:
+    """The papers' raw objective (3) on a data set, and its feature counts."""
+    counts = feature_counts(passes, model)
     layouts = {side: Layout((("attributes", model.width(side)),)) for side in SideName}
     none = {side: {"attributes": GroupPenalty(0.0, 0.0)} for side in SideName}
     return objective(model, count, counts, layouts, none, 0.5), counts
