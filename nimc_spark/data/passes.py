@@ -59,7 +59,7 @@ class LaneSums(NamedTuple):
 
 
 def lane_sums(records: Iterable[Record], model: Model, requests: Sequence[Request], lanes: int) -> Iterator[LaneSums]:
-    """The sums of every whole lane among the records, for each request, in lane order; `lanes` is L, of the data set."""
+    """The sums of every whole lane among the records, for each request, in lane order; `lanes` is L of the data set."""
     item_parts: dict[int, Part] = {}
     sides = [Sides(model, request.parameters) for request in requests]
     for number, group in groupby(records, key=lambda record: record.lane):

@@ -97,7 +97,8 @@ def _written(page: Page, part: Part, folder: Path) -> str:
 
 def _markdown(table: Table) -> str:
     rows = [table.columns, ["---"] * len(table.columns), *([shown(cell) for cell in row] for row in table.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    # |Ω| in a cell would end it.
+    return "\n".join(f"| {' | '.join(cell.replace('|', r'\|') for cell in row)} |" for row in rows)
 
 
 def shown(cell: Cell) -> str:

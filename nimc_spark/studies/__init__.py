@@ -13,11 +13,13 @@ from nimc_spark.studies.hessian import hessian
 from nimc_spark.studies.movielens import movielens
 from nimc_spark.studies.recovery import recovery
 from nimc_spark.studies.study import Study
+from nimc_spark.studies.tensor import tensor
 
 STUDIES: Mapping[str, Study] = {
     "recovery": recovery,
     "convergence": convergence,
     "hessian": hessian,
+    "tensor": tensor,
     "movielens": movielens,
     "genes": genes,
 }
