@@ -3,7 +3,8 @@
     M_l = λ_min(∇²f), M_u = λ_max(∇²f)      step 1/M_u, rate 1 − M_l/M_u of gradient descent (Theorem 3.3)
     ‖∇f‖ ≤ ε and M_l ≥ −τ: a τ-relaxed second-order point
 
-Eigenvalues are found by Lanczos on products with ∇²f, each a pass over Ω, in float64. Source: section 3 of the NIMC
+Eigenvalues are those of ∇²f itself where the parameters are few, else found by Lanczos on products with it, each a
+pass over Ω, in float64. Source: section 3 of the NIMC
 paper; the constants of its proof are M_l and M_u.
 """
 

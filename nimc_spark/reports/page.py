@@ -97,8 +97,12 @@ def _written(page: Page, part: Part, folder: Path) -> str:
 
 def _markdown(table: Table) -> str:
     rows = [table.columns, ["---"] * len(table.columns), *([shown(cell) for cell in row] for row in table.rows)]
-    # |Ω| in a cell would end it.
-    return "\n".join(f"| {' | '.join(cell.replace('|', r'\|') for cell in row)} |" for row in rows)
+    return "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in rows)
+
+
+def _escaped(cell: str) -> str:
+    """A cell such as |Ω| would end itself."""
+    return cell.replace("|", r"\|")
 
 
 def shown(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""The extreme eigenvalues of ∇²f by Lanczos on products: each is a pass.
+"""The extreme eigenvalues of ∇²f: of the whole matrix where it is small, else by Lanczos on products, each a pass.
 
 Gives the constants of the certificate: λ_min ≥ −τ is a τ-relaxed second-order point, M_u = λ_max the step 1/M_u.
 """
@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from nimc_spark.solvers.oracle import Oracle, Vector
+from nimc_spark.solvers.oracle import Oracle, Vector, Want
+
+# Lanczos wants more variables than eigenvalues.
+_FEWEST = 2
 
 
 class Extremes(NamedTuple):
@@ -29,10 +32,21 @@ class Extremes(NamedTuple):
 
 
 def extreme_eigenvalues(
-    oracle: Oracle, x: Vector, free: npt.NDArray[np.bool_], seed: int = 0, tolerance: float = 1e-6, limit: int = 1000
+    oracle: Oracle,
+    x: Vector,
+    free: npt.NDArray[np.bool_],
+    seed: int = 0,
+    tolerance: float = 1e-6,
+    limit: int = 1000,
+    most_dense: int = 500,
 ) -> Extremes:
-    """λ_min and λ_max of ∇²f(x) over the variables that are `free` (p,), by at most about `limit` products each."""
+    """λ_min and λ_max of ∇²f(x) over the variables that are `free` (p,), by at most about `limit` products each.
+
+    Up to `most_dense` variables it takes one pass, which brings the matrix.
+    """
     count = int(free.sum())
+    if count <= max(most_dense, _FEWEST):
+        return _dense(oracle, x, free)
     calls = 0
 
     def times(v: Vector) -> Vector:
@@ -42,9 +56,6 @@ def extreme_eigenvalues(
         full[free] = v.ravel()
         return oracle.product(x, full)[free]
 
-    if count <= 2:
-        values, vectors = np.linalg.eigh(np.column_stack([times(e) for e in np.eye(count)]))
-        return Extremes(values[0], values[-1], _full(free, vectors[:, 0]), _full(free, vectors[:, -1]), calls, True)
     operator = LinearOperator((count, count), matvec=times, dtype=np.float64)
     v0 = np.random.default_rng(seed).standard_normal(count)
     found, sound = {}, True
@@ -60,6 +71,15 @@ def extreme_eigenvalues(
         found[which] = (float(values[0]), _full(free, vectors[:, 0]))
     (least, bottom), (largest, top) = found["SA"], found["LA"]
     return Extremes(least, largest, bottom, top, calls, sound)
+
+
+def _dense(oracle: Oracle, x: Vector, free: npt.NDArray[np.bool_]) -> Extremes:
+    found = oracle.evaluate([x], Want.HESSIAN)[0].curvature
+    if found is None:
+        raise TypeError("the oracle gave no matrix")
+    values, vectors = np.linalg.eigh(found.matrix()[np.ix_(free, free)])
+    bottom, top = (_full(free, vectors[:, end]) for end in (0, -1))
+    return Extremes(float(values[0]), float(values[-1]), bottom, top, 1, True)
 
 
 def _full(free: npt.NDArray[np.bool_], v: Vector) -> Vector:

@@ -10,7 +10,7 @@ import pytest
 
 from nimc_spark.reports.page import HeatMaps, Lines, Page, Part, Table, shown, write_page
 
-TABLE = Table("sizes", ["name", "n", "share"], [["a", 3, 1 / 3], ["b", None, 1e-9]], note="Two rows.")
+TABLE = Table("sizes", ["name", "n", "share"], [["|a|", 3, 1 / 3], ["b", None, 1e-9]], note="Two rows.")
 LINES = Lines("errors", "step", "error", {"gd": ([1.0, 2.0], [0.1, 0.01])}, log_y=True, note="It falls.")
 MAPS = HeatMaps("maps", "n", "|Ω|", [1, 2], [3], {"one": np.array([[0.0, 1.0]]), "two": np.array([[0.5, 0.5]])})
 
@@ -24,7 +24,7 @@ def test_the_markdown_has_title_facts_and_parts_in_order(tmp_path: Path) -> None
     assert path == tmp_path / "new" / "folder" / "tiny.md"
     assert path.read_text(encoding="utf-8") == (
         "# A tiny page\n\n* seed: 1\n* versions: x 2\n\nSome *words*.\n\n"
-        "| name | n | share |\n| --- | --- | --- |\n| a | 3 | 0.33333 |\n| b |  | 1e-09 |\n\nTwo rows.\n\n"
+        "| name | n | share |\n| --- | --- | --- |\n| \\|a\\| | 3 | 0.33333 |\n| b |  | 1e-09 |\n\nTwo rows.\n\n"
         "![errors](tiny-errors.png)\n\nIt falls.\n"
     )
 
@@ -36,7 +36,7 @@ def test_a_page_without_facts_has_no_list_of_them(tmp_path: Path) -> None:
 
 def test_the_csv_has_ten_digits_and_empty_cells(tmp_path: Path) -> None:
     write_page(page(TABLE), tmp_path)
-    assert (tmp_path / "tiny-sizes.csv").read_bytes() == b"name,n,share\na,3,0.3333333333\nb,,1e-09\n"
+    assert (tmp_path / "tiny-sizes.csv").read_bytes() == b"name,n,share\n|a|,3,0.3333333333\nb,,1e-09\n"
 
 
 @pytest.mark.parametrize(("part", "width"), [(LINES, 770), (MAPS, 924)])

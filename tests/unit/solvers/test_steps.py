@@ -213,14 +213,18 @@ def test_a_step_of_lm_that_is_not_finite_is_tried_shorter() -> None:
     assert len(oracle.calls) > 8
 
 
-def test_extreme_eigenvalues() -> None:
-    found = extreme_eigenvalues(Counted(quadratic), START, np.ones(4, bool))
+@pytest.mark.parametrize("most_dense", [0, 500])
+def test_extreme_eigenvalues(most_dense: int) -> None:
+    oracle = Counted(quadratic)
+    found = extreme_eigenvalues(oracle, START, np.ones(4, bool), most_dense=most_dense)
+    assert found.products == len(oracle.calls)
+    assert (found.products == 1) is (most_dense > 0)
     assert (found.least, found.largest) == (pytest.approx(0.5, rel=1e-5), pytest.approx(2.0, rel=1e-5))
     assert found.converged
     np.testing.assert_allclose(HESSIAN @ found.top, 2.0 * found.top, atol=1e-5)
     np.testing.assert_allclose(HESSIAN @ found.bottom, 0.5 * found.bottom, atol=1e-5)
     free = np.array([True, False, True, False])
-    part = extreme_eigenvalues(Counted(quadratic), START, free)
+    part = extreme_eigenvalues(Counted(quadratic), START, free, most_dense=most_dense)
     wanted = np.linalg.eigvalsh(HESSIAN[np.ix_([0, 2], [0, 2])])
     np.testing.assert_allclose([part.least, part.largest], wanted, rtol=1e-6)
     assert not part.top[~free].any()
