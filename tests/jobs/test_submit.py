@@ -68,7 +68,8 @@ def test_exit_6_without_java(tmp_path: Path, java_home: str | None, where: str) 
 @pytest.mark.parametrize("job", job_names())
 def test_help_has_an_example(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert import_module(f"jobs.{job}").main(["--help"]) == 0
-    assert f"example: ./spark-submit.sh {job} --config conf/ml-100k.yaml" in capsys.readouterr().out
+    asked = "recovery" if job == "reproduce" else "--config conf/ml-100k.yaml"
+    assert f"example: ./spark-submit.sh {job} {asked}" in capsys.readouterr().out
 
 
 def test_several_jobs_share_an_application(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
