@@ -310,8 +310,8 @@ and diseases outside the components are left out. All methods share features, st
 The paper has 12331 genes and 3209 diseases with features of its own; here there are only networks, and a later set of
 associations. Its figures are not to be met, but its questions can be asked: which k, which β, and does NIMC rank the
 genes of new diseases better than IMC?"""
-WHY = """Scaling, start and grids of this study were settled on prototypes that looked at the test diseases of seed 1; other
-seeds are fresh. The errors cover the choice of test diseases, not that of split, start and activation.
+WHY = """Scaling, start and grids of this study were settled on prototypes that looked at the test diseases of seed 1;
+other seeds are fresh. The errors cover the choice of test diseases, not that of split, start and activation.
 
 What limits every method is what is known of a new disease. Where the disease network links pairs that share a
 gene no more often than other pairs (first table), features from it cannot tell diseases apart: then shuffling them
