@@ -25,7 +25,7 @@ from pydantic import (
 
 from jobs._config_errors import messages
 from jobs._yaml import Tree, read_tree
-from nimc_spark.data.declarations import parse_declarations
+from nimc_spark.data.declarations import BY_ID_ALONE, Const, parse_declarations
 from nimc_spark.errors import UsageError
 from nimc_spark.io.prepare import Columns, Duplicates
 from nimc_spark.io.sources import Source as ReadableSource
@@ -249,6 +249,9 @@ class Predict(_Section):
     users: Source | None = Field(None, description="users with raw attributes, by the names in `columns`")
     items: Source | None = Field(None, description="items with raw attributes, by the names in `columns`")
     pairs: Source | None = Field(None, description="pairs of user and item")
+    ratings: Source | None = Field(
+        None, description="ratings that the lake does not have, for histories; they take the place of the lake's"
+    )
     k: int = Field(10, ge=1, le=1_000_000, description="an integer from 1 to 1000000")
 
 
@@ -288,7 +291,7 @@ class Config(_Section):
             if wants and self.columns.time is None:
                 raise ValueError(f"{key} needs columns.time, the column that says when a rating was given")
         for side in ("users", "items"):
-            needs_table = any(d.kind not in ("id", "const", "rating_svd") for d in getattr(self.features, side))
+            needs_table = any(not isinstance(d, (*BY_ID_ALONE, Const)) for d in getattr(self.features, side))
             if needs_table and getattr(self.sources, side) is None:
                 raise ValueError(f"features.{side} names columns, but there is no sources.{side} to read them from")
         return self

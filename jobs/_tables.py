@@ -69,14 +69,23 @@ def check_same_split(config: Config, trained: Mapping[str, object]) -> None:
         )
 
 
-def load_model(path: str, tables: Tables) -> NIMCModel:
-    """A saved model that reads attributes from these tables."""
-    return NIMCModel.load(path).setUsers(tables.users).setItems(tables.items)
+def load_model(path: str, tables: Tables, context: DataFrame) -> NIMCModel:
+    """A saved model that reads attributes from these tables, and makes histories of the ratings in `context`."""
+    return NIMCModel.load(path).setUsers(tables.users).setItems(tables.items).setContext(context)
 
 
-def shared_model(context: Context, path: str, tables: Tables) -> NIMCModel:
-    """The same for tables as the lake has them, loaded once a run: what one stage keeps of it serves the next."""
+def shared_model(context: Context, path: str, tables: Tables, training_only: bool) -> NIMCModel:
+    """The same for tables as the lake has them, loaded once a run: what one stage keeps of it serves the next.
+
+    Histories are of all ratings in the lake, or of the split's training rows alone. A model without histories is one
+    and the same for both.
+    """
     key = path, *sorted(tables.versions.items())
-    if key not in context.models:
-        context.models[key] = load_model(path, tables)
-    return context.models[key]
+    for rows in (training_only, not training_only):
+        model = context.models.get((*key, rows))
+        if model is not None and (rows == training_only or not model.hasHistories):
+            return model
+    ratings = split_ratings(context.config, tables.ratings)[0] if training_only else tables.ratings
+    model = load_model(path, tables, ratings)
+    context.models[*key, training_only] = model
+    return model

@@ -24,7 +24,7 @@ def body(context: Context) -> Result:
         tables = read_tables(context, entry.lineage["table_versions"])
         check_same_split(context.config, entry.lineage["split"])
         training, _ = split_ratings(context.config, tables.ratings)
-        model = load_model(entry.path, tables)
+        model = load_model(entry.path, tables, training)
     with context.stage("certificate"):
         found = certificate(model, training)
     path = write_page(_page(entry, found), Path(FOLDER))

@@ -1,4 +1,5 @@
-"""Scores pairs, or gives new users (or all users, with new items) their best items, from raw attributes alone."""
+"""Scores pairs, or gives new users (or all users, with new items) their best items, from raw attributes, and from
+ratings given after the training where the model has histories."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ from nimc_spark.errors import DataError, UsageError
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.io.prepare import (
     Classified,
+    Rules,
     books,
     classify_attributes,
     classify_pairs,
+    classify_ratings,
     count_reasons,
     rejections,
 )
@@ -33,7 +36,8 @@ from nimc_spark.ml import NIMCModel
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked, by table name ("users", "items", "pairs"), with the books of accepted and rejected rows."""
+    """What was asked, by table name ("users", "items", "pairs", "ratings"), with the books of accepted and rejected
+    rows."""
 
     tables: Mapping[str, Classified]
     reasons: Mapping[str, Mapping[str, int]]
@@ -50,13 +54,13 @@ class _Request:
 
 def body(context: Context) -> Result:
     config = context.config
-    if not _sources(context):
+    if not _sources(context).keys() - {"ratings"}:
         raise UsageError("predict: nothing is asked: set predict.users, predict.items or predict.pairs to a table")
     entry = context.registry.resolve(config.score.model)
     with context.stage("read"):
         request = _read(context)
         tables = _extended(read_tables(context), request)
-        model = load_model(entry.path, tables)
+        model = load_model(entry.path, tables, tables.ratings)
         unseen = {
             side: model.trained.features[SideName(side)].unseen_counts(frame)
             for side, frame in ((side.value, request.used(side.value)) for side in SideName)
@@ -103,46 +107,55 @@ def _scored(context: Context, model: NIMCModel, request: _Request) -> Iterator[D
 
 
 def _read(context: Context) -> _Request:
-    config, columns = context.config, context.config.raw_columns()
-    tables: dict[str, Classified] = {}
-    wheres = {name: f"predict.{name} ({source.path})" for name, source in _sources(context).items()}
-    for name, source in _sources(context).items():
-        if name == "pairs":
-            raw = read_source(context.spark, "predict.pairs", source.readable(), [columns.user, columns.item])
-            tables[name] = classify_pairs(raw, columns, wheres[name])
-            continue
-        declared = getattr(config.features, name)
-        raw_id, id_name = (columns.user, USER) if name == "users" else (columns.item, ITEM)
-        needed = [raw_id, *(column for d in declared for column in d.sources)]
-        raw = read_source(context.spark, f"predict.{name}", source.readable(), needed)
-        tables[name] = classify_attributes(raw, raw_id, id_name, declared, wheres[name])
+    sources = _sources(context)
+    wheres = {name: f"predict.{name} ({source.path})" for name, source in sources.items()}
+    tables = {name: _classify(context, name, source, wheres[name]) for name, source in sources.items()}
     reasons = count_reasons(tables)
     return _Request(tables, rejections(reasons), books(reasons, wheres))
 
 
+def _classify(context: Context, name: str, source: Source, where: str) -> Classified:
+    config, columns = context.config, context.config.raw_columns()
+
+    def read(needed: Sequence[str]) -> DataFrame:
+        return read_source(context.spark, f"predict.{name}", source.readable(), needed)
+
+    if name == "pairs":
+        return classify_pairs(read([columns.user, columns.item]), columns, where)
+    if name == "ratings":
+        rules = Rules(rating_range=config.rating_range, duplicates=config.duplicate_policy())
+        return classify_ratings(read(columns.of_ratings), columns, rules, where)
+    declared = getattr(config.features, name)
+    raw_id, id_name = (columns.user, USER) if name == "users" else (columns.item, ITEM)
+    raw = read([raw_id, *(column for d in declared for column in d.sources)])
+    return classify_attributes(raw, raw_id, id_name, declared, where)
+
+
 def _sources(context: Context) -> dict[str, Source]:
     asked = context.config.predict
-    named = {"users": asked.users, "items": asked.items, "pairs": asked.pairs}
+    named = {"users": asked.users, "items": asked.items, "pairs": asked.pairs, "ratings": asked.ratings}
     return {name: source for name, source in named.items() if source is not None}
 
 
 def _extended(tables: Tables, request: _Request) -> Tables:
     """The tables with the request's rows added; a row of the request takes the place of one with its id."""
-    users = _with_new(tables.users, request.used("users"), USER)
-    items = _with_new(tables.items, request.used("items"), ITEM)
-    return replace(tables, users=users, items=items)
+    users = _with_new(tables.users, request.used("users"), [USER])
+    items = _with_new(tables.items, request.used("items"), [ITEM])
+    ratings = _with_new(tables.ratings, request.used("ratings"), [USER, ITEM])
+    return replace(tables, users=users, items=items, ratings=tables.ratings if ratings is None else ratings)
 
 
-def _with_new(table: DataFrame | None, new: DataFrame | None, column: str) -> DataFrame | None:
+def _with_new(table: DataFrame | None, new: DataFrame | None, key: Sequence[str]) -> DataFrame | None:
     if table is None or new is None:
         return table if new is None else new
-    here, there = new.schema[column].dataType, table.schema[column].dataType
-    if here != there:
-        raise DataError(
-            f"predict: {column} is {here.simpleString()}, but {there.simpleString()} in the lake: "
-            "give both the same type in predict.*.schema"
-        )
-    return table.join(new.select(column), column, "anti").unionByName(new, allowMissingColumns=True)
+    for column in key:
+        here, there = new.schema[column].dataType, table.schema[column].dataType
+        if here != there:
+            raise DataError(
+                f"predict: {column} is {here.simpleString()}, but {there.simpleString()} in the lake: "
+                "give both the same type in predict.*.schema"
+            )
+    return table.join(new.select(*key), list(key), "anti").unionByName(new, allowMissingColumns=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ def body(context: Context) -> Result:
     entry = context.registry.resolve(config.score.model)
     with context.stage("read"):
         tables = read_tables(context)
-        model = shared_model(context, entry.path, tables)
+        model = shared_model(context, entry.path, tables, training_only=False)
         everyone = _everyone(tables)
         seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
     exclude = seen if config.score.exclude_seen else None

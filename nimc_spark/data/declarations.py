@@ -12,14 +12,24 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from nimc_spark.errors import UsageError
 
 ID_GROUP: Final = "id"
 READY_COLUMN = "features"
 
+
+
+def _increasing(splits: tuple[float, ...]) -> tuple[float, ...]:
+    rising = all(low < high for low, high in itertools.pairwise(splits))
+    if not (splits and rising and all(map(math.isfinite, splits))):
+        raise ValueError("splits must be one or more finite numbers, strictly increasing")
+    return splits
+
+
 Name = Annotated[str, Field(min_length=1)]
+Splits = Annotated[tuple[float, ...], AfterValidator(_increasing)]
 
 
 class _Base(BaseModel):
@@ -53,15 +63,7 @@ class Bucketize(_OfColumn):
     """A number as one-hot of (-inf, s₀), [s₀, s₁), …, [s_last, inf) and null; `splits` strictly increasing."""
 
     kind: Literal["bucketize"] = "bucketize"
-    splits: tuple[float, ...]
-
-    @field_validator("splits")
-    @classmethod
-    def _increasing(cls, splits: tuple[float, ...]) -> tuple[float, ...]:
-        rising = all(low < high for low, high in itertools.pairwise(splits))
-        if not (splits and rising and all(map(math.isfinite, splits))):
-            raise ValueError("splits must be one or more finite numbers, strictly increasing")
-        return splits
+    splits: Splits
 
 
 class OneHot(_OfColumn):
@@ -78,6 +80,29 @@ class MultiHot(_OfColumn):
 
     kind: Literal["multi_hot"] = "multi_hot"
     separator: Name | None = None
+
+
+class Cross(_Base):
+    """One slot a combination of the columns' values seen in fitting, and one for unknown combinations and any null.
+
+    `splits` cuts a column of numbers into intervals first, as `bucketize` does: {age: [18, 35, 50]}.
+    """
+
+    kind: Literal["cross"] = "cross"
+    columns: tuple[Name, ...] = Field(min_length=2)
+    splits: dict[Name, Splits] = {}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Cross:
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("columns must be distinct")
+        if strange := sorted(set(self.splits) - set(self.columns)):
+            raise ValueError(f"splits of {', '.join(strange)}, which the columns do not have")
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.columns
 
 
 class Passthrough(_Base):
@@ -127,7 +152,23 @@ class RatingSvd(_Base):
     group: Name = "rating_svd"
 
 
-Declaration: TypeAlias = Numeric | Bucketize | OneHot | MultiHot | Passthrough | Const | Id | RatingSvd
+class History(_Base):
+    """The other side's ids that the id has ratings with: `weights` equal gives each 1/√n, n the number of them, and
+    residuals (r − μ − the other id's bias)/√n.
+
+    In training the ratings are the training ratings, in scoring those that are given as context: who rated after the
+    training is known by it.
+    """
+
+    kind: Literal["history"] = "history"
+    weights: Literal["equal", "residuals"] = "equal"
+    group: Name = "history"
+
+
+Declaration: TypeAlias = Numeric | Bucketize | OneHot | MultiHot | Cross | Passthrough | Const | Id | RatingSvd | History
+
+BY_ID_ALONE = (Id, RatingSvd, History)
+"""Kinds that read no column of an attribute table."""
 
 _KINDS: dict[str, type[_Base]] = {kind.model_fields["kind"].default: kind for kind in get_args(Declaration)}
 _ADAPTER: TypeAdapter[Declaration] = TypeAdapter(Annotated[Declaration, Field(discriminator="kind")])
@@ -137,7 +178,7 @@ def parse_declarations(raw: Sequence[Mapping[str, Any] | Declaration]) -> tuple[
     """The declarations that `raw` spells, in its order.
 
     Raises UsageError naming the position, the value and what is allowed: an unknown kind or key, a wrong value, a
-    second `const`, `id` or `rating_svd`, or another kind in the group `id`.
+    second `const`, `id` or `rating_svd`, a second `history` of the same weights, or another kind in the group `id`.
     """
     declarations = tuple(_parse(position, entry) for position, entry in enumerate(raw))
     for kind in (Const, Id, RatingSvd):
@@ -145,6 +186,9 @@ def parse_declarations(raw: Sequence[Mapping[str, Any] | Declaration]) -> tuple[
         if len(places) > 1:
             name = kind.model_fields["kind"].default
             raise UsageError(f"feature {places[1]}: a second {{kind: {name}}}; it is allowed once")
+    histories = [declaration.weights for declaration in declarations if isinstance(declaration, History)]
+    if len(set(histories)) < len(histories):
+        raise UsageError(f"a second {{kind: history, weights: {histories[-1]}}}; it is allowed once")
     for position, declaration in enumerate(declarations):
         if declaration.group == ID_GROUP and not isinstance(declaration, Id):
             raise UsageError(f"feature {position}: the group {ID_GROUP!r} is kept for {{kind: id}}; name another")

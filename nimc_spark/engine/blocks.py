@@ -22,6 +22,7 @@ from nimc_spark.data.codec import encode_block, encode_part
 from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind
 from nimc_spark.engine.context import described, held, task_slots
 from nimc_spark.engine.grouped import apply_grouped
+from nimc_spark.engine.history import HistoryData, Weights, history_lists, stacked_histories
 from nimc_spark.engine.index import index_ids
 from nimc_spark.engine.profile import RatingsProfile
 from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors, matrix_of_lists
@@ -32,6 +33,8 @@ from nimc_spark.kernels.ratings import RatingBlock
 RECORD_SCHEMA = "lane int, kind int, item_part int, chunk int, payload binary"
 # Above this share of nonzeros a dense matrix product beats the sparse one.
 _DENSE_SHARE = 0.25
+# Of one entry: its index and its number, float64 at most.
+_HISTORY_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class SideData:
 
     vectors is DataFrame(id, vector array<double>) or None, of `vectors_width` columns between features and ids; offsets
     is DataFrame(id, offset double) or None; `constant` is added to every offset of the side. `unrated` is DataFrame(id)
-    of ids that belong to the side without a rating, as the items of a complement do; None for none.
+    of ids that belong to the side without a rating, as the items of a complement do; None for none. The histories, each
+    as wide as the other side has ids, are the last columns.
     """
 
     features: DataFrame | None = None
@@ -68,11 +72,20 @@ class SideData:
     unrated: DataFrame | None = None
     vectors: DataFrame | None = None
     vectors_width: int = 0
+    history: HistoryData | None = None
 
     @property
     def declared_width(self) -> int:
         """Columns before those of the ids."""
         return self.width + self.vectors_width
+
+    @property
+    def histories(self) -> tuple[Weights, ...]:
+        return () if self.history is None else self.history.weights
+
+    def columns(self, own: int, others: int) -> int:
+        """All columns of a side of `own` ids, the other side having `others`."""
+        return self.declared_width + own * int(self.uses_id) + others * len(self.histories)
 
 
 @dataclass(frozen=True)
@@ -110,8 +123,9 @@ def build_blocks(
     lanes = ceil(profile.count / limits.ratings_per_lane)
     with ExitStack() as kept:
         rows = {side: limits.rows(data[side].declared_width, dtype) for side in SideName}
-        user_parts = max(lanes, ceil(profile.users / rows[SideName.USERS]))
-        item_parts = ceil(profile.items / rows[SideName.ITEMS])
+        listed = {side: _history_parts(profile, data[side], limits) for side in SideName}
+        user_parts = max(lanes, ceil(profile.users / rows[SideName.USERS]), listed[SideName.USERS])
+        item_parts = max(ceil(profile.items / rows[SideName.ITEMS]), listed[SideName.ITEMS])
         users = kept.enter_context(_indexed(_ids(ratings, "user", data[SideName.USERS]), user_parts))
         items = kept.enter_context(_indexed(_ids(ratings, "item", data[SideName.ITEMS]), item_parts))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
@@ -132,7 +146,7 @@ def _placed_records(
 ) -> DataFrame:
     """All records in the partitions and in the order in which tasks read them."""
     users, items = sides[SideName.USERS], sides[SideName.ITEMS]
-    user_parts, item_parts = (_parts(sides[side], data[side], side, dtype) for side in SideName)
+    user_parts, item_parts = (_parts(ratings, sides, data[side], side, dtype) for side in SideName)
     slots = min(len(users.sizes), task_slots(ratings.sparkSession))
     # Whole lanes go to one partition, neighbours together; every partition has the item parts.
     at_home = F.floor(F.col("lane") * slots / len(users.sizes)).cast("int")
@@ -144,6 +158,11 @@ def _placed_records(
         .sortWithinPartitions("lane", "kind", "item_part", "chunk")
         .drop("slot")
     )
+
+
+def _history_parts(profile: RatingsProfile, data: SideData, limits: GridLimits) -> int:
+    """Parts that the histories of a side, an index and a number for each rating, need to stay within the limit."""
+    return ceil(profile.count * len(data.histories) * _HISTORY_BYTES / limits.bytes_per_part)
 
 
 def _ids(ratings: DataFrame, column: str, data: SideData) -> DataFrame:
@@ -169,8 +188,10 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return [int(s) for s in np.cumsum([0, *sizes[:-1]])]
 
 
-def _parts(indexed: IndexedSide, data: SideData, side: SideName, dtype: str) -> DataFrame:
-    rows = indexed.index
+def _parts(
+    ratings: DataFrame, sides: Mapping[SideName, IndexedSide], data: SideData, side: SideName, dtype: str
+) -> DataFrame:
+    rows, others = sides[side].index, sides[side.other]
     if data.offsets is None:
         rows = rows.withColumn("offset", F.lit(data.constant))
     else:
@@ -180,18 +201,37 @@ def _parts(indexed: IndexedSide, data: SideData, side: SideName, dtype: str) -> 
         rows = rows.join(data.features.select("id", "features"), "id", "left")
     if data.vectors is not None:
         rows = rows.join(data.vectors.select("id", "vector"), "id", "left")
+    if data.history is not None:
+        rows = rows.join(_histories(ratings, side, others, data.history), "id", "left")
     bound = {
         "side": side,
         "width": data.width,
         "vectors_width": data.vectors_width,
-        "uses_id": data.uses_id,
+        "ids": sides[side].count if data.uses_id else 0,
+        "histories": data.histories,
+        "others": others.count,
         "dtype": dtype,
     }
     return apply_grouped(rows.drop("id").groupBy("part"), _build_part, RECORD_SCHEMA, **bound)
 
 
+def _histories(ratings: DataFrame, side: SideName, others: IndexedSide, history: HistoryData) -> DataFrame:
+    known = others.index.select("id", "index")
+    if history.biases is not None:
+        known = known.join(history.biases.withColumnRenamed("offset", "bias"), "id", "left").fillna({"bias": 0.0})
+    return history_lists(ratings, side, known, history.mean)
+
+
 def _build_part(
-    table: pa.Table, *, side: SideName, width: int, vectors_width: int, uses_id: bool, dtype: str
+    table: pa.Table,
+    *,
+    side: SideName,
+    width: int,
+    vectors_width: int,
+    ids: int,
+    histories: Sequence[Weights],
+    others: int,
+    dtype: str,
 ) -> pa.Table:
     table = table.sort_by("position").combine_chunks()
     index = table.column("index").to_numpy()
@@ -200,8 +240,11 @@ def _build_part(
         groups.append(declared_group(csr_of_vectors(_array(table, "features")), width, dtype))
     if vectors_width:
         groups.append(DenseGroup(width, matrix_of_lists(_array(table, "vector"), vectors_width).astype(dtype)))
-    if uses_id:
+    if ids:
         groups.append(id_group(index, width + vectors_width, dtype))
+    if histories:
+        lists = stacked_histories(_array(table, "history"), histories, width + vectors_width + ids, others)
+        groups += [sparse_group(csr, dtype) for csr in lists]
     part = Part(table.column("offset").to_numpy().astype(np.float64), tuple(groups))
     number = table.column("part")[0].as_py()
     if side is SideName.USERS:

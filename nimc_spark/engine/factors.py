@@ -6,8 +6,8 @@ are computed in float64 by sparse products, whose bits do not depend on how a Da
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,7 @@ from pyspark.sql import types as T
 
 from nimc_spark.engine.blocks import BlockSet, SideData, sparse_group
 from nimc_spark.engine.context import Shared, prepare_worker, retained
+from nimc_spark.engine.history import Weights, stacked_histories
 from nimc_spark.engine.pairs import MODEL
 from nimc_spark.engine.vectors import csr_of_vectors
 from nimc_spark.kernels.features import Group, Part, SparseGroup
@@ -26,13 +27,29 @@ from nimc_spark.kernels.model import Model, SideName, forward
 
 
 @dataclass(frozen=True)
+class HistoryModel:
+    """The parameters of a side's histories, rows (h·n, c) float64 for h histories over the n trained ids of the other
+    side in their order; and the mean μ of which residuals are taken."""
+
+    weights: tuple[Weights, ...]
+    mean: float
+    rows: npt.NDArray[np.float64]
+
+    @property
+    def others(self) -> int:
+        """Columns of one history."""
+        return len(self.rows) // len(self.weights)
+
+
+@dataclass(frozen=True)
 class SideModel:
     """One side of a trained model, small enough for the driver.
 
     declared (w, c) float64: parameters of the declared feature columns; ids: Arrow table (id, offset double, weights
-    list<double>[, vector list<double>]) of every trained id, weights null where ids are no features, vector what
-    training found of the id's last declared features, null for zeros; `constant` is added to every offset; `default`
-    (k+2,) is the factor row of an id of which nothing is known.
+    list<double>[, vector list<double>][, bias double]) of every trained id, weights null where ids are no features,
+    vector what training found of the id's last declared features, null for zeros, bias that of its ratings about the
+    mean, where histories of the other side want it; `constant` is added to every offset; `default` (k+2,) is the factor
+    row of an id of which nothing is known.
     """
 
     side: SideName
@@ -41,38 +58,62 @@ class SideModel:
     ids: pa.Table
     constant: float
     default: tuple[float, ...]
+    history: HistoryModel | None = None
+
+    @property
+    def fixed(self) -> npt.NDArray[np.float64]:
+        """The parameters that do not travel with an id."""
+        return self.declared if self.history is None else np.vstack([self.declared, self.history.rows])
 
 
-def trained_ids(blocks: BlockSet, side: SideName, data: SideData, weights: npt.NDArray[np.float64]) -> pa.Table:
+def trained_history(data: SideData, ids: int, weights: npt.NDArray[np.float64]) -> HistoryModel | None:
+    """What W (d, c) of a side of `ids` trained ids says of its histories."""
+    if data.history is None:
+        return None
+    return HistoryModel(data.histories, data.history.mean, weights[data.columns(ids, 0) :])
+
+
+def trained_ids(
+    blocks: BlockSet, side: SideName, data: Mapping[SideName, SideData], weights: npt.NDArray[np.float64]
+) -> pa.Table:
     """The `ids` table of a side from its trained parameters W (d, c), ordered by index."""
-    rows = blocks.sides[side].index.select("id", "index")
-    if data.offsets is not None:
-        rows = rows.join(data.offsets, "id", "left").fillna({"offset": 0.0})
-    else:
-        rows = rows.withColumn("offset", F.lit(0.0))
-    if data.vectors is not None:
-        rows = rows.join(data.vectors, "id", "left")
+    own, others = data[side], data[side.other].history
+    rows = _with_number(blocks.sides[side].index.select("id", "index"), "offset", own.offsets)
+    if others is not None and others.biases is not None:
+        rows = _with_number(rows, "bias", others.biases.withColumnRenamed("offset", "bias"))
+    if own.vectors is not None:
+        rows = rows.join(own.vectors, "id", "left")
     table = rows.toArrow().sort_by("index").combine_chunks()
-    own = weights[data.declared_width :]
-    values = pa.array(own.ravel() if data.uses_id else np.empty(0))
-    ends = np.arange(table.num_rows + 1, dtype=np.int32) * (own.shape[1] if data.uses_id else 0)
-    lists = pa.ListArray.from_arrays(pa.array(ends), values)
-    if not data.uses_id:
-        lists = pa.nulls(table.num_rows, pa.list_(pa.float64()))
-    vectors = {"vector": table.column("vector")} if data.vectors is not None else {}
-    return pa.table({"id": table.column("id"), "offset": table.column("offset"), "weights": lists, **vectors})
+    lists = pa.nulls(table.num_rows, pa.list_(pa.float64()))
+    if own.uses_id:
+        values = weights[own.declared_width :][: table.num_rows]
+        ends = np.arange(table.num_rows + 1, dtype=np.int32) * values.shape[1]
+        lists = pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel()))
+    return table.drop_columns("index").append_column("weights", lists)
 
 
-def factor_rows(side: SideModel, ids: DataFrame, features: DataFrame | None) -> DataFrame:
-    """DataFrame(id, factors array<double>, source string) of every id that has features or was trained.
+def _with_number(rows: DataFrame, name: str, numbers: DataFrame | None) -> DataFrame:
+    """The rows with the column `name` of DataFrame(id, name), 0 where there is none."""
+    if numbers is None:
+        return rows.withColumn(name, F.lit(0.0))
+    return rows.join(numbers, "id", "left").fillna({name: 0.0})
 
-    `ids` is the DataFrame of side.ids, `features` DataFrame(id, features vector) or None where the side declares none.
+
+def factor_rows(
+    side: SideModel, ids: DataFrame, features: DataFrame | None, histories: DataFrame | None = None
+) -> DataFrame:
+    """DataFrame(id, factors array<double>, source string) of every id that has features, was trained, or has a history.
+
+    `ids` is the DataFrame of side.ids, `features` DataFrame(id, features vector) or None where the side declares none,
+    `histories` DataFrame(id, history) of `history_lists`, likewise.
     """
     rows = ids
     if features is None:
         rows = rows.withColumn("features", F.lit(None).cast("array<double>"))
     else:
         rows = features.select("id", "features").join(rows, "id", "outer")
+    if histories is not None:
+        rows = rows.join(histories, "id", "outer")
     schema = T.StructType(
         [
             rows.schema["id"],
@@ -80,41 +121,40 @@ def factor_rows(side: SideModel, ids: DataFrame, features: DataFrame | None) -> 
             T.StructField("source", T.StringType(), False),
         ]
     )
-    declared = retained(ids.sparkSession, side.declared, side.declared.nbytes)
-    body = partial(_task, side=side.side, model=side.model, declared=declared, constant=side.constant)
-    return rows.mapInArrow(body, schema)
+    fixed = replace(side, ids=side.ids.schema.empty_table())
+    size = side.declared.nbytes + (0 if side.history is None else side.history.rows.nbytes)
+    return rows.mapInArrow(partial(_task, fixed=retained(ids.sparkSession, fixed, size)), schema)
 
 
-def _task(
-    batches: Iterable[pa.RecordBatch], *, side: SideName, model: Model, declared: Shared, constant: float
-) -> Iterator[pa.RecordBatch]:
+def _task(batches: Iterable[pa.RecordBatch], *, fixed: Shared) -> Iterator[pa.RecordBatch]:
     prepare_worker()
     for batch in batches:
-        yield _factor_batch(batch, side, model, declared.value, constant)
+        yield _factor_batch(batch, fixed.value)
 
 
-def _factor_batch(
-    batch: pa.RecordBatch, side: SideName, model: Model, declared: npt.NDArray[np.float64], constant: float
-) -> pa.RecordBatch:
-    n = batch.num_rows
-    offset = batch.column("offset").fill_null(0.0).to_numpy(zero_copy_only=False) + constant
+def _factor_batch(batch: pa.RecordBatch, side: SideModel) -> pa.RecordBatch:
+    n, model, declared = batch.num_rows, side.model, len(side.declared)
+    offset = batch.column("offset").fill_null(0.0).to_numpy(zero_copy_only=False) + side.constant
     groups: list[Group] = []
     if pa.types.is_struct(batch.schema.field("features").type):
         groups.append(sparse_group(csr_of_vectors(batch.column("features")), "float64"))
     if "vector" in batch.schema.names:
-        groups.append(_vector_group(batch.column("vector"), len(declared)))
-    weights = declared
+        groups.append(_vector_group(batch.column("vector"), declared))
+    if side.history is not None:
+        rows = stacked_histories(batch.column("history"), side.history.weights, declared, side.history.others)
+        groups += [sparse_group(csr, "float64") for csr in rows]
+    weights = side.fixed
     lists = batch.column("weights")
     has_row = lists.is_valid().to_numpy(zero_copy_only=False)
     if has_row.any():
-        # The ids' own rows travel with them: stack below the declared rows and point each id at its own.
+        # The ids' own rows travel with them: stack below the fixed ones and point each id at its own.
         own = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, model.columns)
-        weights = np.vstack([declared, own])
+        columns = len(weights) + np.arange(len(own))
+        weights = np.vstack([weights, own])
         pointer = np.concatenate([[0], np.cumsum(has_row)])
-        columns = len(declared) + np.arange(len(own))
         groups.append(SparseGroup(columns, pointer, np.arange(len(own)), np.ones(len(own))))
     part = Part(offset, tuple(groups))
-    factors = forward(model, side, part, weights).scores
+    factors = forward(model, side.side, part, weights).scores
     ends = np.arange(n + 1, dtype=np.int32) * factors.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(ends), pa.array(factors.ravel()))
     return pa.RecordBatch.from_arrays([batch.column("id"), lists, pa.array([MODEL] * n)], ["id", "factors", "source"])

@@ -22,7 +22,7 @@ from pyspark.sql.types import (
     StringType,
 )
 
-from nimc_spark.data.declarations import Bucketize, Declaration, MultiHot, Numeric, OneHot, Passthrough
+from nimc_spark.data.declarations import Bucketize, Cross, Declaration, MultiHot, Numeric, OneHot, Passthrough
 from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError
 
@@ -106,7 +106,9 @@ def width_of(df: DataFrame, name: str) -> Column:
 
 def _check_type(name: str, declaration: Declaration, data_type: DataType) -> None:
     match declaration:
-        case OneHot():
+        case Cross(splits=splits) if name in splits:
+            fits, allowed = _is_number(data_type), "a number or a boolean where it has splits"
+        case OneHot() | Cross():
             fits, allowed = _is_category(data_type), "text, a number, a boolean, a date or a time"
         case MultiHot(separator=None):
             fits = isinstance(data_type, ArrayType) and _is_category(data_type.elementType)

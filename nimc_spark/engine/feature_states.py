@@ -5,16 +5,18 @@ Labels are sorted, medians exact, and sums exact (`sums.py`), so that no state d
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from nimc_spark.data.declarations import Declaration, MultiHot, Numeric, OneHot, Passthrough
+from nimc_spark.data.declarations import Cross, Declaration, MultiHot, Numeric, OneHot, Passthrough
 from nimc_spark.engine.feature_checks import width_counts
 from nimc_spark.engine.index import quoted
 from nimc_spark.engine.sums import exact_sum
@@ -51,7 +53,7 @@ class Nothing:
 
 State = Scale | Labels | Width | Nothing
 
-_STATES: dict[type, type[State]] = {Numeric: Scale, OneHot: Labels, MultiHot: Labels, Passthrough: Width}
+_STATES: dict[type, type[State]] = {Numeric: Scale, OneHot: Labels, MultiHot: Labels, Cross: Labels, Passthrough: Width}
 
 
 def fit_states(df: DataFrame, declarations: Sequence[Declaration]) -> tuple[State, ...]:
@@ -64,7 +66,7 @@ def fit_states(df: DataFrame, declarations: Sequence[Declaration]) -> tuple[Stat
         match declaration:
             case Numeric(column=name):
                 states.append(scales[name])
-            case OneHot() | MultiHot():
+            case OneHot() | MultiHot() | Cross():
                 states.append(Labels(labels[position]))
             case Passthrough() as numbers:
                 states.append(Width(widths.get(numbers.sources[0])))
@@ -79,23 +81,49 @@ def restore_state(declaration: Declaration, saved: Mapping[str, Any]) -> State:
     return _STATES.get(type(declaration), Nothing)(**fields)
 
 
-def tokens(declaration: OneHot | MultiHot) -> Column:
+def tokens(declaration: OneHot | MultiHot | Cross) -> Column:
     """array<string> of the values of a row, none for null."""
-    column = quoted(declaration.column)
     match declaration:
-        case OneHot():
-            found = F.array_compact(F.array(column.cast("string")))
-        case MultiHot(separator=None):
-            found = F.array_compact(column.cast("array<string>"))
-        case MultiHot(separator=str(separator)):
-            parts = F.transform(F.split(column, re.escape(separator)), lambda token: F.trim(token))
+        case OneHot() | Cross():
+            found = F.array_compact(F.array(category(declaration)))
+        case MultiHot(column=name, separator=None):
+            found = F.array_compact(quoted(name).cast("array<string>"))
+        case MultiHot(column=name, separator=str(separator)):
+            parts = F.transform(F.split(quoted(name), re.escape(separator)), lambda token: F.trim(token))
             found = F.filter(parts, lambda token: token != F.lit(""))
     return F.coalesce(found, F.array().cast("array<string>"))
 
 
+def category(declaration: OneHot | Cross) -> Column:
+    """The value of a row as text, null if it is null; of a cross the JSON list of its columns' values."""
+    if isinstance(declaration, OneHot):
+        return quoted(declaration.column).cast("string")
+    splits = declaration.splits
+    parts = [_interval(n, splits[n]) if n in splits else quoted(n).cast("string") for n in declaration.columns]
+    known = reduce(Column.__and__, (part.isNotNull() for part in parts))
+    return F.when(known, F.to_json(F.array(*parts)))
+
+
+def intervals(splits: Sequence[float]) -> list[str]:
+    """Names of (-inf, s₀), [s₀, s₁), …, [s_last, inf)."""
+    edges = [int(split) if split == int(split) else split for split in splits]
+    inner = [f"[{a},{b})" for a, b in itertools.pairwise(edges)]
+    return [f"(-inf,{edges[0]})", *inner, f"[{edges[-1]},inf)"]
+
+
+def _interval(name: str, splits: Sequence[float]) -> Column:
+    """The name of a number's interval; null for null and NaN."""
+    number, names = quoted(name).cast("double"), intervals(splits)
+    below = F.lit(None).cast("string")
+    # Spark orders NaN above every number, so it is below no split.
+    for edge, label in reversed(list(zip((*splits, math.inf), names, strict=True))):
+        below = F.when(number < F.lit(edge), label).otherwise(below)
+    return F.coalesce(below, F.when(number == F.lit(math.inf), names[-1]))
+
+
 def _fit_labels(df: DataFrame, declarations: Sequence[Declaration]) -> dict[int, tuple[str, ...]]:
     """Sorted distinct values or tokens by position of the declaration, in one job."""
-    declared = {p: d for p, d in enumerate(declarations) if isinstance(d, OneHot | MultiHot)}
+    declared = {p: d for p, d in enumerate(declarations) if isinstance(d, OneHot | MultiHot | Cross)}
     if not declared:
         return {}
     tagged = F.concat(*[_tagged(position, tokens(declaration)) for position, declaration in declared.items()])

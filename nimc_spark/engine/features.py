@@ -3,6 +3,7 @@
     numeric     (x − mean)/std with null as the median, and 1 where null
     bucketize   one-hot of the interval, or of null
     one_hot     one-hot of the value, or of <unknown> (a value not seen in fitting, or null)
+    cross       the same of the combination of several columns' values
     multi_hot   1 for each token, and 1 in <unknown> for any token not seen in fitting
     passthrough the numbers themselves;  const  1
 
@@ -13,7 +14,6 @@ that the same code serves training and prediction. The result does not depend on
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from pyspark.sql.types import ArrayType
 from nimc_spark.data.declarations import (
     Bucketize,
     Const,
+    Cross,
     Declaration,
     Id,
     MultiHot,
@@ -42,7 +43,9 @@ from nimc_spark.engine.feature_states import (
     Scale,
     State,
     Width,
+    category,
     fit_states,
+    intervals,
     lengths,
     restore_state,
     tokens,
@@ -162,7 +165,7 @@ class FittedFeatures:
 
     @property
     def _indexed(self) -> list[int]:
-        return self._of_kind(OneHot, Bucketize)
+        return self._of_kind(OneHot, Cross, Bucketize)
 
     def _of_kind(self, *kinds: type) -> list[int]:
         return [place for place, declaration in enumerate(self.declarations) if isinstance(declaration, kinds)]
@@ -186,9 +189,11 @@ class FittedFeatures:
             case Numeric(column=name):
                 return (name, f"{name}={NULL}")
             case Bucketize(column=name, splits=splits):
-                return tuple(f"{name}={interval}" for interval in (*_intervals(splits), NULL))
+                return tuple(f"{name}={interval}" for interval in (*intervals(splits), NULL))
             case OneHot(column=name) | MultiHot(column=name):
                 return tuple(f"{name}={label}" for label in (*self._labels(position), UNKNOWN))
+            case Cross(columns=names):
+                return tuple(f"{'×'.join(names)}={label}" for label in (*self._labels(position), UNKNOWN))
             case Passthrough(column=str(name)) if isinstance(state, Width) and state.width is not None:
                 return tuple(f"{name}[{place}]" for place in range(state.width))
             case Passthrough() as numbers:
@@ -244,8 +249,8 @@ class FittedFeatures:
                 case Bucketize(column=name), _:
                     # Bucketizer has a bucket for NaN, and none for null.
                     yield F.coalesce(quoted(name).cast("double"), F.lit(math.nan)).alias(f"{position}_raw")
-                case OneHot(column=name), _:
-                    yield quoted(name).cast("string").alias(f"{position}_raw")
+                case OneHot() | Cross(), _:
+                    yield category(declaration).alias(f"{position}_raw")
                 case MultiHot(), _:
                     yield F.array_distinct(tokens(declaration)).alias(f"{position}_raw")
                 case Passthrough(), Width(width):
@@ -255,7 +260,7 @@ class FittedFeatures:
                     yield F.lit(1.0).alias(f"{position}_0")
 
     def _index(self, raw: DataFrame) -> DataFrame:
-        places = self._of_kind(OneHot)
+        places = self._of_kind(OneHot, Cross)
         if not places:
             return raw
         model = StringIndexerModel.from_arrays_of_labels(
@@ -293,7 +298,7 @@ class FittedFeatures:
 
     def _unknown(self) -> Iterator[tuple[int, Column]]:
         """Position and condition on `_coded` of the declarations that can meet an unknown value."""
-        for place in self._of_kind(OneHot):
+        for place in self._of_kind(OneHot, Cross):
             unseen = F.col(f"{place}_code") == F.lit(float(len(self._labels(place))))
             yield place, F.col(f"{place}_raw").isNotNull() & unseen
         for place in self._of_kind(MultiHot):
@@ -319,12 +324,6 @@ def _passed(df: DataFrame, name: str, width: int | None) -> Column:
         return column
     # A null entry would become 0.
     return array_to_vector(F.transform(column.cast("array<double>"), lambda x: F.coalesce(x, F.lit(math.nan))))
-
-
-def _intervals(splits: Sequence[float]) -> list[str]:
-    edges = [int(split) if split == int(split) else split for split in splits]
-    inner = [f"[{a},{b})" for a, b in itertools.pairwise(edges)]
-    return [f"(-inf,{edges[0]})", *inner, f"[{edges[-1]},inf)"]
 
 
 def _nominal_metadata(values: int) -> dict[str, Any]:

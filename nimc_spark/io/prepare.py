@@ -57,6 +57,11 @@ class Columns:
     weight: str | None = None
     time: str | None = None
 
+    @property
+    def of_ratings(self) -> list[str]:
+        """Those that the raw ratings have."""
+        return [n for n in (self.user, self.item, self.rating, self.weight, self.time) if n is not None]
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -196,8 +201,7 @@ def _classified(lake: Lake, sources: Mapping[str, Source], columns: Columns, rul
         tables[table] = classify_attributes(df, raw_id, id_name, declarations, where)
         known[id_name] = tables[table].used.select(id_name)
     where = f"ratings ({sources['ratings'].path})"
-    names = [n for n in (columns.user, columns.item, columns.rating, columns.weight, columns.time) if n is not None]
-    ratings = read_source(lake.spark, "ratings", sources["ratings"], names)
+    ratings = read_source(lake.spark, "ratings", sources["ratings"], columns.of_ratings)
     for id_name, ids in known.items():
         _check_same_type(ratings, columns.user if id_name == USER else columns.item, ids, id_name)
     cold = {} if rules.allow_cold else known

@@ -33,6 +33,10 @@ class SideName(Enum):
     USERS = "users"
     ITEMS = "items"
 
+    @property
+    def other(self) -> SideName:
+        return SideName.ITEMS if self is SideName.USERS else SideName.USERS
+
     def linear_column(self, rank: int) -> int:
         return rank if self is SideName.USERS else rank + 1
 

@@ -65,7 +65,7 @@ class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables, MLReadable["NIMC"], ML
         inputs = {side: side_input(self, side, held[side], spark) for side in SideName}
         trained = train(self, dataset, inputs, self._on_pass)
         model = NIMCModel(trained)._resetUid(self.uid)
-        return self._copyValues(model.setUsers(self._users).setItems(self._items))
+        return self._copyValues(model.setUsers(self._users).setItems(self._items).setContext(dataset))
 
     def write(self) -> ParamsWriter:
         """Raises UsageError where a DataFrame is held: name a table instead, so that what is saved is complete."""

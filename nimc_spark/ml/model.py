@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
+import pyarrow as pa
 from pyspark.ml import Model
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_type
+from pyspark.sql.types import DataType
 
 from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, factor_rows
+from nimc_spark.engine.history import history_lists
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
 from nimc_spark.engine.pairs import BASELINE, clipped, score_pairs
 from nimc_spark.engine.topk import top_k
@@ -21,19 +26,20 @@ from nimc_spark.ml.params import NIMCParams, with_accessors
 from nimc_spark.ml.persistence import ModelReader, ModelWriter
 from nimc_spark.ml.sides import SideInput, side_table, with_id_type
 from nimc_spark.ml.summary import TrainingSummary
-from nimc_spark.ml.tables import HoldsTables
-from nimc_spark.ml.training import Trained
+from nimc_spark.ml.tables import HoldsContext
+from nimc_spark.ml.training import Trained, context_ratings
 
 SCORE_SOURCE = "score_source"
 _SETTER = {SideName.USERS: "setUsers or usersTable", SideName.ITEMS: "setItems or itemsTable"}
 
 
 @with_accessors
-class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWritable):
+class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWritable):
     """A trained model. Nobody is dropped: every row gets a score, and `score_source` says where it comes from.
 
-    score_source is "model" where something is known of both the user and the item (features, or an id with training
-    ratings), else "baseline": the unknown side counts as the average of the training ratings' users (items).
+    score_source is "model" where something is known of both the user and the item (features, an id with training
+    ratings, or a history), else "baseline": the unknown side counts as the average of the training ratings' users
+    (items). Histories are made of the context ratings (`setContext` or contextTable).
     """
 
     def __init__(self, trained: Trained | None = None) -> None:
@@ -42,6 +48,7 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         self._held: dict[SideName, DataFrame] = {}
         self._users: DataFrame | None = None
         self._items: DataFrame | None = None
+        self._context: DataFrame | None = None
 
     @property
     def trained(self) -> Trained:
@@ -56,6 +63,11 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         return self.trained.summary
 
     @property
+    def hasHistories(self) -> bool:
+        """Whether scores depend on the context ratings."""
+        return any(side.history is not None for side in self.trained.sides.values())
+
+    @property
     def userFactors(self) -> DataFrame:
         """DataFrame(id, features array<double> of rank + 2): the inner product with an item's is the score."""
         return self._published(SideName.USERS)
@@ -65,26 +77,41 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         """DataFrame(id, features array<double> of rank + 2)."""
         return self._published(SideName.ITEMS)
 
-    def factors(self, side: SideName, features_of: DataFrame | None = None) -> DataFrame:
-        """DataFrame(id, factors, source) of a side: of `features_of` if given, else of its table and its trained ids.
+    def factors(self, side: SideName, features_of: DataFrame | None = None, only: DataFrame | None = None) -> DataFrame:
+        """DataFrame(id, factors, source) of a side: of its table, its trained ids and those in the context.
 
-        Raises UsageError if the model has features and no table was given, DataError for unusable rows in it.
+        `features_of` takes the place of the table, and `only` DataFrame(id) restricts all of them. Raises UsageError if
+        the model has features or histories and no table or context was given, DataError for unusable rows in them.
         """
         if features_of is None and side in self._held:
             return self._held[side]
         own, fitted = self.trained.sides[side], self.trained.features[side]
-        spark = SparkSession.active()
-        ids = _ids_frame(spark, own)
-        if not fitted.declarations:
-            return factor_rows(own, ids, None)
+        ids = SparkSession.active().createDataFrame(own.ids)
+        encoded = self._encoded(side, features_of, _native_type(own)) if fitted.declarations else None
+        histories = self._histories(side) if own.history is not None else None
+        frames = (_restricted(rows, only) for rows in (encoded, histories))
+        return factor_rows(own, ids if only is None else ids.join(only, "id", "semi"), *frames)
+
+    def _encoded(self, side: SideName, features_of: DataFrame | None, target: DataType) -> DataFrame:
+        fitted = self.trained.features[side]
         held = self._users if side is SideName.USERS else self._items
-        table = side_table(self, side, held, spark) if features_of is None else features_of
+        table = features_of if features_of is not None else side_table(self, side, held, SparkSession.active())
         if table is None:
             raise UsageError(f"this model scores {side.value} by their features: give them with {_SETTER[side]}")
-        checked = with_id_type(SideInput(side, table, fitted.id_col, fitted.declarations), id_type(ids, "id"))
-        encoded = fitted.encode(checked)
-        known = ids if features_of is None else ids.join(encoded, "id", "semi")
-        return factor_rows(own, known, encoded)
+        return fitted.encode(with_id_type(SideInput(side, table, fitted.id_col, fitted.declarations), target))
+
+    def _histories(self, side: SideName) -> DataFrame:
+        """The side's `history_lists` of the context, its ids in the types of the trained ones."""
+        spark, sides = SparkSession.active(), self.trained.sides
+        context = context_ratings(self, self._context, spark)
+        for column, model in zip(("user", "item"), (sides[s] for s in SideName), strict=True):
+            aligned = align_id(F.col(column), id_type(context, column), _native_type(model))
+            context = context.withColumn(column, aligned)
+        others, history = sides[side.other].ids, sides[side].history
+        index = pa.array(np.arange(others.num_rows, dtype=np.int32))
+        known = others.select([n for n in ("id", "bias") if n in others.column_names]).append_column("index", index)
+        mean = 0.0 if history is None else history.mean
+        return history_lists(context.dropna(), side, spark.createDataFrame(known), mean)
 
     @contextmanager
     def heldFactors(self, *sides: SideName) -> Iterator[None]:
@@ -173,8 +200,7 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         brings = bool(sources) and not missing
         columns = [quoted(name) for name in sorted({column, *sources})]
         given = dataset.where(quoted(column).isNotNull()).select(*columns).distinct() if brings else None
-        known = self.factors(side, given)
-        target = id_type(known, "id")
+        target = _native_type(self.trained.sides[side])
         wanted = align_id(quoted(column), id_type(dataset, column), target)
         if id_type(dataset, column) != target:
             strange = dataset.where(quoted(column).isNotNull() & wanted.isNull()).count()
@@ -183,16 +209,11 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
                     f"{strange} values of {column!r} are no {target.simpleString()}, as the model's ids are"
                 )
         default = F.array(*(F.lit(v) for v in self.trained.sides[side].default))
-        return (
-            dataset.select(wanted.alias("id"))
-            .where(F.col("id").isNotNull())
-            .distinct()
-            .join(known, "id", "left")
-            .select(
-                "id",
-                F.coalesce("factors", default).alias("factors"),
-                F.coalesce("source", F.lit(BASELINE)).alias("source"),
-            )
+        asked = dataset.select(wanted.alias("id")).where(F.col("id").isNotNull()).distinct()
+        return asked.join(self.factors(side, given, asked), "id", "left").select(
+            "id",
+            F.coalesce("factors", default).alias("factors"),
+            F.coalesce("source", F.lit(BASELINE)).alias("source"),
         )
 
     def _published(self, side: SideName) -> DataFrame:
@@ -224,5 +245,10 @@ class NIMCModel(Model, NIMCParams, HoldsTables, MLReadable["NIMCModel"], MLWrita
         return model
 
 
-def _ids_frame(spark: SparkSession, side: SideModel) -> DataFrame:
-    return spark.createDataFrame(side.ids)
+def _native_type(side: SideModel) -> DataType:
+    """The type of a side's ids."""
+    return from_arrow_type(side.ids.schema.field("id").type)
+
+
+def _restricted(rows: DataFrame | None, only: DataFrame | None) -> DataFrame | None:
+    return rows if rows is None or only is None else rows.join(only, "id", "semi")

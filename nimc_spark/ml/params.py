@@ -135,6 +135,11 @@ class NIMCParams(Params):
     ratingsPerLane = _param("ratingsPerLane", "ratings a lane (unit of parallel work) holds", TypeConverters.toInt)
     usersTable = _param("usersTable", "path or catalog name of the users' attributes", TypeConverters.toString)
     itemsTable = _param("itemsTable", "path or catalog name of the items' attributes", TypeConverters.toString)
+    contextTable = _param(
+        "contextTable",
+        "path or catalog name of the ratings that histories are made of when scoring",
+        TypeConverters.toString,
+    )
     userFeatures = _param("userFeatures", "feature declarations of the users", _plain_declarations)
     itemFeatures = _param("itemFeatures", "feature declarations of the items", _plain_declarations)
 

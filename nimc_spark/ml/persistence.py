@@ -3,8 +3,9 @@
     manifest.json               format version, class, members, router, summary, checksums of every file and of itself
     metadata/part-00000         the Params, as Spark ML lays them out, so that Pipelines can hold these classes
     members/<name>/model.json   shape, defaults, rating range, and what each side's features were fitted to
-    members/<name>/parameters.npz          U and V of the declared feature columns
-    members/<name>/{users,items}.parquet   trained ids in their own type: offset, parameters, vectors of `rating_svd`
+    members/<name>/parameters.npz          U and V of the declared feature columns, and of histories
+    members/<name>/{users,items}.parquet   trained ids in their own type: offset, parameters, vectors of `rating_svd`,
+                                           bias where residuals of histories are taken from it
 
 A folder appears whole or not at all: it is written under another name beside its place and then moved.
 """
@@ -30,7 +31,7 @@ from pyspark.ml.param import Params
 from pyspark.ml.util import MLReader, MLWriter
 
 from nimc_spark import __version__
-from nimc_spark.engine.factors import SideModel
+from nimc_spark.engine.factors import HistoryModel, SideModel
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.errors import DataError, SetupError, UsageError
 from nimc_spark.kernels.model import Model, SideName
@@ -148,20 +149,23 @@ def _member_files(trained: Trained) -> dict[str, bytes]:
     described = {
         "model": asdict(trained.model),
         "rating_range": trained.rating_range,
-        "sides": {
-            side.value: {
-                "constant": trained.sides[side].constant,
-                "default": trained.sides[side].default,
-                "features": trained.features[side].to_json(),
-            }
-            for side in SideName
-        },
+        "sides": {side.value: _side_json(trained, side) for side in SideName},
     }
+    histories = {side: trained.sides[side].history for side in SideName}
+    arrays = {side.value: trained.sides[side].declared for side in SideName}
+    arrays |= {f"{side.value}_history": h.rows for side, h in histories.items() if h is not None}
     numbers = io.BytesIO()
-    users, items = (trained.sides[side].declared for side in SideName)
-    np.savez(numbers, users=users, items=items)
+    np.savez(numbers, **arrays)  # type: ignore[arg-type]
     tables = {f"{_MEMBER}/{side.value}.parquet": _parquet(trained.sides[side].ids) for side in SideName}
     return {f"{_MEMBER}/model.json": _json(described), f"{_MEMBER}/parameters.npz": numbers.getvalue(), **tables}
+
+
+def _side_json(trained: Trained, side: SideName) -> dict[str, Any]:
+    own = trained.sides[side]
+    described = {"constant": own.constant, "default": own.default, "features": trained.features[side].to_json()}
+    if own.history is None:
+        return described
+    return described | {"history": {"weights": own.history.weights, "mean": own.history.mean}}
 
 
 def _member(folder: _Folder, summary: TrainingSummary) -> Trained:
@@ -170,13 +174,19 @@ def _member(folder: _Folder, summary: TrainingSummary) -> Trained:
     described = folder.json(f"{_MEMBER}/model.json")
     model = Model(**described["model"])
     with np.load(io.BytesIO(folder.read(f"{_MEMBER}/parameters.npz")), allow_pickle=False) as saved:
-        numbers = {side: saved[side.value] for side in SideName}
+        numbers = {name: saved[name] for name in saved.files}
+    for array in numbers.values():
+        array.flags.writeable = False
     sides, features = {}, {}
     for side in SideName:
         own = described["sides"][side.value]
-        numbers[side].flags.writeable = False
+        history = None
+        if "history" in own:
+            history = HistoryModel(
+                tuple(own["history"]["weights"]), own["history"]["mean"], numbers[f"{side.value}_history"]
+            )
         ids = pq.read_table(pa.BufferReader(folder.read(f"{_MEMBER}/{side.value}.parquet")))
-        sides[side] = SideModel(side, model, numbers[side], ids, own["constant"], tuple(own["default"]))
+        sides[side] = SideModel(side, model, numbers[side.value], ids, own["constant"], tuple(own["default"]), history)
         features[side] = FittedFeatures.from_json(own["features"])
     low, high = described["rating_range"]
     return Trained(model, sides, features, (low, high), summary)

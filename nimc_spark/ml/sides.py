@@ -10,9 +10,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
 from nimc_spark.data.declarations import (
+    BY_ID_ALONE,
     ID_GROUP,
     READY_COLUMN,
     Declaration,
+    History,
     Id,
     RatingSvd,
     parse_declarations,
@@ -22,6 +24,7 @@ from nimc_spark.engine.baselines import Baseline
 from nimc_spark.engine.blocks import IndexedSide, SideData
 from nimc_spark.engine.feature_checks import check_columns, non_finite
 from nimc_spark.engine.features import FittedFeatures, fit_features
+from nimc_spark.engine.history import HistoryData
 from nimc_spark.engine.index import align_id, id_type, quoted
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import SideName
@@ -50,12 +53,16 @@ class SideInput:
     @property
     def of_table(self) -> list[Declaration]:
         """The declarations that the table's rows are encoded by; the others go by the id alone."""
-        return [d for d in self.declarations if not isinstance(d, Id | RatingSvd)]
+        return [d for d in self.declarations if not isinstance(d, BY_ID_ALONE)]
 
     @property
     def rating_svd(self) -> RatingSvd | None:
         """The declaration of singular vectors of the ratings, if there is one."""
         return next((d for d in self.declarations if isinstance(d, RatingSvd)), None)
+
+    @property
+    def histories(self) -> tuple[History, ...]:
+        return tuple(d for d in self.declarations if isinstance(d, History))
 
 
 @dataclass(frozen=True)
@@ -65,19 +72,30 @@ class TrainingSide:
     features: FittedFeatures
     data: SideData
     rating_svd: RatingSvd | None = None
+    histories: tuple[History, ...] = ()
 
-    def layout(self, indexed: IndexedSide) -> Layout:
-        """The groups in column order: those of the table, the singular vectors of the ratings, the ids."""
+    def layout(self, own: IndexedSide, others: IndexedSide) -> Layout:
+        """The groups in column order: those of the table, the singular vectors of the ratings, the ids, histories."""
         groups = [(group.name, group.width) for group in self.features.groups]
         if self.rating_svd is not None:
             groups.append((self.rating_svd.group, self.rating_svd.rank))
-        return Layout((*groups, *([(ID_GROUP, indexed.count)] if self.data.uses_id else [])))
+        if self.data.uses_id:
+            groups.append((ID_GROUP, own.count))
+        return Layout((*groups, *((history.group, others.count) for history in self.histories)))
 
     def with_vectors(self, declared: RatingSvd | None, vectors: DataFrame | None) -> TrainingSide:
         """The same with the declared singular vectors DataFrame(id, vector), if there are any."""
         if declared is None:
             return self
         return replace(self, rating_svd=declared, data=replace(self.data, vectors=vectors, vectors_width=declared.rank))
+
+    def with_histories(self, declared: tuple[History, ...], mean: float, biases: DataFrame | None) -> TrainingSide:
+        """The same with the declared histories; residuals are taken from μ and the other side's DataFrame(id, offset)
+        of biases."""
+        if not declared:
+            return self
+        history = HistoryData(tuple(h.weights for h in declared), mean, biases)
+        return replace(self, histories=declared, data=replace(self.data, history=history))
 
 
 def read_table(spark: SparkSession, name: str) -> DataFrame:

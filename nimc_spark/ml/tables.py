@@ -1,4 +1,4 @@
-"""The attribute DataFrames that an estimator or a model holds."""
+"""The DataFrames that an estimator or a model holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TypeVar
 from pyspark.sql import DataFrame
 
 Self = TypeVar("Self", bound="HoldsTables")
+SelfContext = TypeVar("SelfContext", bound="HoldsContext")
 
 
 class HoldsTables:
@@ -23,4 +24,16 @@ class HoldsTables:
     def setItems(self: Self, items: DataFrame | None) -> Self:
         """Attributes of the items, with the column itemCol; they come before itemsTable."""
         self._items = items
+        return self
+
+
+class HoldsContext(HoldsTables):
+    """`setContext`: the ratings of which histories are made when scoring."""
+
+    _context: DataFrame | None
+
+    def setContext(self: SelfContext, ratings: DataFrame | None) -> SelfContext:
+        """Ratings with userCol, itemCol and ratingCol that are known when scoring, also those given after the training;
+        they come before contextTable. A model from `fit` has its training ratings."""
+        self._context = ratings
         return self

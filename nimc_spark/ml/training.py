@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.tensor_start import tensor_start
 from nimc_spark.data.threads import one_blas_thread
-from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline
+from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline, fit_means
 from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
 from nimc_spark.engine.context import held
-from nimc_spark.engine.factors import SideModel, trained_ids
+from nimc_spark.engine.factors import SideModel, trained_history, trained_ids
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
@@ -34,7 +34,7 @@ from nimc_spark.kernels.objective import GroupPenalty, Layout, Objective, object
 from nimc_spark.kernels.statistics import FLAT, Averages, FeatureCounts, Sums
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.penalties import group_penalties
-from nimc_spark.ml.sides import SideInput, TrainingSide, training_side
+from nimc_spark.ml.sides import SideInput, TrainingSide, read_table, training_side
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.solvers import chosen, solver
 from nimc_spark.solvers.multistart import Outcome, PassRecord, best_outcome, minimize
@@ -84,6 +84,7 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
         sides = _training_sides(params, ratings, inputs, baseline)
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
         sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
+        sides = _with_histories(sides, inputs, ratings, shrinkage)
         data = {side: sides[side].data for side in SideName}
         plan = _solver_plan(params, profile, data)
         blocks = build_blocks(ratings, profile, data, plan.dtype, limits)
@@ -103,7 +104,7 @@ class _SolverPlan(NamedTuple):
 def _solver_plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData]) -> _SolverPlan:
     """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
     ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
-    width = sum(data[side].declared_width + (ids[side] if data[side].uses_id else 0) for side in SideName)
+    width = sum(data[side].columns(ids[side], ids[side.other]) for side in SideName)
     get = params.getOrDefault
     name = chosen(get("solver"), width * (get("rank") + int(get("linear"))))
     # The matrix of lm squares the rounding of its slopes.
@@ -161,6 +162,23 @@ def _with_rating_vectors(
     return {side: sides[side].with_vectors(inputs[side].rating_svd, vectors.get(side)) for side in SideName}
 
 
+def _with_histories(
+    sides: Mapping[SideName, TrainingSide],
+    inputs: Mapping[SideName, SideInput],
+    ratings: DataFrame,
+    shrinkage: Shrinkage,
+) -> dict[SideName, TrainingSide]:
+    """The sides, with the histories that they declare; residuals are taken from the other side's shrunken means."""
+    declared = {side: inputs[side].histories for side in SideName}
+    wanted = {side: any(h.weights == "residuals" for h in declared[side]) for side in SideName}
+    means = fit_means(ratings, shrinkage) if any(wanted.values()) else Baseline(0.0, None, None)
+    biases = {SideName.USERS: means.items, SideName.ITEMS: means.users}
+    return {
+        side: sides[side].with_histories(declared[side], means.mean, biases[side] if wanted[side] else None)
+        for side in SideName
+    }
+
+
 def _check_set(ratings: DataFrame) -> None:
     """Raises DataError where a pair is rated twice: with a complement Ω is a set."""
     row = ratings.groupBy("user", "item").agg(F.count("*").alias("n")).where("n > 1").agg(F.count("*")).first()
@@ -171,9 +189,27 @@ def _check_set(ratings: DataFrame) -> None:
         )
 
 
-def canonical_ratings(params: NIMCParams, dataset: DataFrame) -> DataFrame:
+_PAIR = {"user": "userCol", "item": "itemCol", "rating": "ratingCol"}
+_RATING = _PAIR | {"weight": "weightCol", "offset": "offsetCol"}
+
+
+def context_ratings(params: NIMCParams, held: DataFrame | None, spark: SparkSession) -> DataFrame:
+    """DataFrame(user, item, rating) of the ratings that are known when scoring: those held, else contextTable.
+
+    Raises UsageError if there are none, DataError for ratings that are null or not finite.
+    """
+    name = params.optional("contextTable")
+    if held is None and name is None:
+        raise UsageError("this model scores by histories: give the known ratings with setContext or contextTable")
+    ratings = canonical_ratings(params, read_table(spark, name) if held is None else held, _PAIR)
+    broken = ratings.where(~(F.abs(F.coalesce("rating", F.lit(float("nan")))) < float("inf"))).count()
+    if broken:
+        raise DataError(f"the context has {broken} ratings that are null, NaN or infinite; leave them out")
+    return ratings
+
+
+def canonical_ratings(params: NIMCParams, dataset: DataFrame, roles: Mapping[str, str] = _RATING) -> DataFrame:
     """DataFrame(user, item, rating[, weight][, offset]) of the columns that the Params name."""
-    roles = {"user": "userCol", "item": "itemCol", "rating": "ratingCol", "weight": "weightCol", "offset": "offsetCol"}
     check_names(dataset, "the ratings")
     names = {role: params.optional(param) for role, param in roles.items()}
     used = {role: name for role, name in names.items() if name is not None}
@@ -209,7 +245,7 @@ class Fit:
         self._sides = sides
         self._blocks = blocks
         self._oracle = oracle
-        self._layouts = {side: sides[side].layout(blocks.sides[side]) for side in SideName}
+        self._layouts = {side: sides[side].layout(blocks.sides[side], blocks.sides[side.other]) for side in SideName}
         self._plan = plan
         self._warnings: list[str] = []
         self._model = _shape(params, self._layouts, plan.dtype)
@@ -327,12 +363,14 @@ class Fit:
         return spread <= _COLLAPSED_SHARE * (self._profile.highest - self._profile.lowest)
 
     def _side_model(self, side: SideName, parameters: Parameters, averages: Sums) -> SideModel:
-        data, weights = self._sides[side].data, parameters.side(side).astype(np.float64)
+        data, weights = {s: self._sides[s].data for s in SideName}, parameters.side(side).astype(np.float64)
+        own = data[side]
         default = array_of(averages, side.value) / array_of(averages, "weight")[0]
         ids = trained_ids(self._blocks, side, data, weights)
-        declared = np.ascontiguousarray(weights[: data.declared_width])
+        history = trained_history(own, ids.num_rows, weights)
+        declared = np.ascontiguousarray(weights[: own.declared_width])
         declared.flags.writeable = False
-        return SideModel(side, self._model, declared, ids, data.constant, tuple(float(v) for v in default))
+        return SideModel(side, self._model, declared, ids, own.constant, tuple(float(v) for v in default), history)
 
 
 def flat_units(model: Model, averages: Sums) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs import evaluate, score, train
 from jobs.predict import main
 from nimc_spark.io.contracts import TABLES
 from nimc_spark.io.tables import Lake
@@ -81,3 +82,27 @@ def test_every_pair_gets_a_score(place: Workplace, spark: SparkSession) -> None:
     new = place.csv("new.csv", "uid,age,gender\nnew1,25,F\n", USER_SCHEMA)
     place.run(main, predict={"users": new, "k": 2}).done()
     assert [row["rank"] for row in Lake(spark, str(place.lake)).read("predictions").orderBy("rank").collect()] == [1, 2]
+
+
+def test_who_rates_after_the_training_is_personal_without_another(place: Workplace, spark: SparkSession) -> None:
+    """A model with histories: the request's ratings count, wrong ones are in quarantine, and score sees the lake's."""
+    features = place.config["features"]
+    place.config["features"] = features | {"users": [*features["users"], {"kind": "history", "weights": "residuals"}]}
+    place.run(train.main).done()
+    place.run(evaluate.main).done()
+    place.run(score.main, score={"k": 3, "model": "candidate"}).done()
+    new = place.csv("new.csv", "uid,age,gender\nnew1,25,F\nnew2,25,F\n", USER_SCHEMA)
+    given = "".join(f"new1,{item},{1 + 4 * (item % 2)},9\n" for item in range(10))
+    rated = place.csv(
+        "rated.csv", f"uid,iid,stars,at\n{given}new2,3,7,9\n", "uid STRING, iid LONG, stars DOUBLE, at LONG"
+    )
+    wanted = {"score": {"model": "candidate"}, "predict": {"users": new, "ratings": rated, "k": 4}}
+    line = place.run(main, **wanted).done()
+    assert line["counts"]["ratings_used"] == 10
+    assert line["quarantine_reasons"]["ratings"] == {"rating outside [1, 5]": 1}
+    rows = Lake(spark, str(place.lake)).read("predictions").collect()
+    scores = {user: [row["score"] for row in rows if row["user_id"] == user] for user in ("new1", "new2")}
+    # The same attributes, other ratings.
+    assert scores["new1"] != scores["new2"]
+    alone = place.run(main, score={"model": "candidate"}, predict={"ratings": rated}).refused(2)
+    assert "nothing is asked" in alone

@@ -310,3 +310,24 @@ def test_missing_columns_and_wrong_types_are_named(
     with pytest.raises(DataError) as caught:
         fit_features(people, "uid", declarations)
     assert message in str(caught.value)
+
+
+def test_a_cross_is_the_one_hot_of_its_columns_values_together(spark: SparkSession) -> None:
+    schema = "uid int, job string, age double"
+    declared = parse_declarations([{"kind": "cross", "columns": ["job", "age"], "splits": {"age": [18, 30]}}])
+    rows = [(1, "cook", 18.0), (2, "cook", 99.0), (3, 'pi"lot', 17.9), (4, None, 20.0), (5, "cook", None)]
+    features = fit_features(spark.createDataFrame(rows, schema), "uid", declared)
+    assert list(features.groups[0].columns) == [
+        'job×age=["cook","[18,30)"]',
+        'job×age=["cook","[30,inf)"]',
+        'job×age=["pi\\"lot","(-inf,18)"]',
+        "job×age=<unknown>",
+    ]
+    given = spark.createDataFrame([*rows, (6, "cook", 3.0), (7, "cook", math.nan), (8, "cook", math.inf)], schema)
+    found = {uid: row.index(1.0) for uid, row in _encoded(features, given).items()}
+    assert found == {1: 0, 2: 1, 3: 2, 4: 3, 5: 3, 6: 3, 7: 3, 8: 1}
+    assert features.unseen_counts(given)["job"] == {"unknown": 1, "null": 1, "rows": 8}
+    assert FittedFeatures.from_json(json.loads(json.dumps(features.to_json()))) == features
+    text = spark.createDataFrame([(1, "cook", "young")], "uid int, job string, age string")
+    with pytest.raises(DataError, match="needs a number or a boolean where it has splits"):
+        fit_features(text, "uid", declared)
