@@ -200,7 +200,12 @@ class Model(_Section):
 
     rank: int | None = Field(None, ge=1, le=1000, description="an integer from 1 to 1000")
     activation: Activation | None = Field(None, description=f"{', '.join(ACTIVATION_NAMES)}, or {{users: …, items: …}}")
-    objective: Literal["ratings"] | None = Field(None, description="ratings")
+    objective: Literal["ratings", "ranking"] | None = Field(
+        None, description="ratings or ranking: scores that are ratings, or that order what people choose"
+    )
+    positive_from: float | None = Field(
+        None, description="a number: for ranking, ratings from here on are positives; unset: every rating is one"
+    )
     linear: bool | None = Field(None, description="true or false: linear terms on the features")
     baseline: Baseline | None = Field(None, description="none, or a list of global, item, user")
     shrinkage: Shrinkage | None = Field(None, description="{item: number, user: number}")

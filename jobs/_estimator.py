@@ -13,6 +13,8 @@ from nimc_spark.ml import NIMC
 PARAM_OF_KEY = {
     "rank": "rank",
     "linear": "linear",
+    "objective": "objective",
+    "positive_from": "positiveFrom",
     "complement_weight": "complementWeight",
     "solver": "solver",
     "init": "init",

@@ -23,8 +23,7 @@ def body(context: Context) -> Result:
         tables = read_tables(context, entry.lineage["table_versions"])
         parts = split_ratings(config, tables.ratings)
         model = shared_model(context, entry.path, tables, training_only=True)
-    relevant = config.evaluate.relevant
-    ranking = None if relevant is None else Ranking(config.evaluate.k, relevant)
+    ranking = Ranking.of(model, config.evaluate.k, config.evaluate.relevant)
     with context.stage("evaluate"), held(parts[0]) as training, held(parts[1]) as held_out:
         context.kept.enter_context(model.heldFactors())
         cells = evaluate_model(model, training, held_out, ranking)

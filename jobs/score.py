@@ -15,6 +15,7 @@ from jobs._tables import Tables, read_tables, shared_model
 from nimc_spark.engine.context import held
 from nimc_spark.engine.topk import shortfall
 from nimc_spark.io.contracts import ITEM, USER
+from nimc_spark.ml.model import RANKS_BY_RATINGS
 
 
 def body(context: Context) -> Result:
@@ -39,9 +40,10 @@ def body(context: Context) -> Result:
             written = context.lake.write("recommendations", ranges, replace_where={"run_date": context.run_date})
             shown = samples(config, rows, tables.items)
     counts["recommendations"] = written.rows
+    warnings = [] if model.ranks else [RANKS_BY_RATINGS]
     versions = {**tables.versions, "recommendations": written.version}
     paths = {"recommendations": context.lake.path("recommendations")}
-    return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown})
+    return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown, "warnings": warnings})
 
 
 def _counts(lists: DataFrame, users: DataFrame, k: int) -> dict[str, int]:

@@ -70,6 +70,23 @@ def fit_means(ratings: DataFrame, shrinkage: Shrinkage) -> Baseline:
     return Baseline(mean, users, items)
 
 
+def fit_popularity(ratings: DataFrame, terms: Sequence[str], beta: float) -> Baseline:
+    """With the term item, offset_j = Σ_i w a_ij / (Σ_i w + β (N − n_j)): what of all N users with ratings makes the
+    loss with complement weight β least if it is the whole score of item j, n_j its ratings; without it none.
+
+    ratings(user, item, rating[, weight]) hold each pair once, the target a as rating.
+    """
+    if "item" not in terms:
+        return Baseline(0.0, None, None)
+    rows, _, scale, weight_scale = _centred(ratings, False)
+    users = ratings.select("user").distinct().count()
+    weights = exact_sum(F.col("w"), weight_scale) + beta * (F.lit(users) - F.count("*"))
+    share = F.try_divide(exact_sum(F.col("w") * F.col("residual"), scale), weights)
+    return Baseline(
+        0.0, None, rows.groupBy(F.col("item").alias("id")).agg(F.coalesce(share, F.lit(0.0)).alias("offset"))
+    )
+
+
 def _centred(ratings: DataFrame, on_mean: bool) -> tuple[DataFrame, float, float, float]:
     """DataFrame(user, item, residual, w) of rating − offset − μ, with μ, max |rating − offset| w and max w."""
     weight = F.col("weight") if "weight" in ratings.columns else F.lit(1.0)

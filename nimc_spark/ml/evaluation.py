@@ -1,14 +1,16 @@
 """A model on held-out ratings, beside trivial baselines on the same rows.
 
-    global_mean μ · item_mean μ + b_j · user_mean μ + b_i · popularity: number of training ratings (lists only)
+    global_mean μ · item_mean μ + b_j · user_mean μ + b_i
+    popularity: number of training ratings · liked: number of those that reach the threshold (lists only)
 
 Biases are shrunken and fitted on the training ratings alone (`engine/baselines.py`); unknown ids have bias 0. Lists are
 drawn from the items with training ratings, without those that the user rated in training; an item is relevant to a user
-whose held-out rating of it reaches the threshold.
+whose held-out rating of it reaches the threshold. A model that ranks has no rating errors: its scores are no ratings.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,14 @@ class Ranking:
     k: int
     relevant: float
 
+    @staticmethod
+    def of(model: NIMCModel, k: int, relevant: float | None) -> Ranking | None:
+        """Lists of length k where a threshold says what is relevant; a model that ranks has one of its own."""
+        if relevant is None and model.ranks:
+            threshold = model.optional("positiveFrom")
+            relevant = -math.inf if threshold is None else threshold
+        return None if relevant is None else Ranking(k, relevant)
+
 
 def evaluate_model(
     model: NIMCModel, training: DataFrame, held_out: DataFrame, ranking: Ranking | None
@@ -40,8 +50,9 @@ def evaluate_model(
     shrinkage = Shrinkage(model.getOrDefault("itemShrinkage"), model.getOrDefault("userShrinkage"))
     means = fit_means(own, shrinkage)
     with held(_flagged(model, own, held_out)) as flagged, model.heldFactors():
-        columns = {"model": "model", **{name: name for name in ("global_mean", "item_mean", "user_mean")}}
-        scored = _with_means(_with_scores(model, flagged), means)
+        columns = {} if model.ranks else {"model": "model"}
+        columns |= {name: name for name in ("global_mean", "item_mean", "user_mean")}
+        scored = _with_means(flagged if model.ranks else _with_scores(model, flagged), means)
         cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
         if ranking is not None:
             _add_rankings(cells, model, own, flagged, ranking)
@@ -89,13 +100,16 @@ def _add_rankings(
     wanted = flagged.where(F.col("item_known") & (F.col("rating") >= ranking.relevant)).select(
         "user", "item", "user_known"
     )
-    counted = training.groupBy(F.col("item").alias("id")).agg(F.count("*").cast("double").alias("popularity"))
+    counted = training.groupBy(F.col("item").alias("id")).agg(
+        F.count("*").cast("double").alias("popularity"),
+        F.count_if(F.col("rating") >= ranking.relevant).cast("double").alias("liked"),
+    )
     with held(wanted.select("user", "user_known").distinct()) as users, held(counted) as catalogue:
         size = catalogue.count()
         seen = training.select("user", "item").join(users.select("user"), "user", "semi")
         lists = {
             "model": _model_lists(model, users, catalogue, seen, ranking.k),
-            "popularity": _fixed_lists(users, catalogue, F.col("popularity"), seen, ranking.k),
+            **{n: _fixed_lists(users, catalogue, F.col(n), seen, ranking.k) for n in ("popularity", "liked")},
         }
         for name, frame in lists.items():
             with held(frame.join(users, "user")) as kept:

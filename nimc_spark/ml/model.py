@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -29,7 +30,12 @@ from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.ml.tables import HoldsContext
 from nimc_spark.ml.training import Trained, context_ratings
 
+_LOG = logging.getLogger(__name__)
 SCORE_SOURCE = "score_source"
+RANKS_BY_RATINGS = (
+    "lists are ordered by predicted ratings, which is not the order in which people choose: "
+    "train with objective = ranking for that"
+)
 _SETTER = {SideName.USERS: "setUsers or usersTable", SideName.ITEMS: "setItems or itemsTable"}
 
 
@@ -179,10 +185,12 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
 
     @property
     def _clip(self) -> tuple[float, float] | None:
-        return self.trained.rating_range if self.getOrDefault("clip") else None
+        return self.trained.rating_range if self.getOrDefault("clip") and not self.ranks else None
 
     def _best(self, users: DataFrame, items: DataFrame, k: int, exclude: DataFrame | None = None) -> DataFrame:
         """Lists by the scores as they are, which then read as those of `transform` do."""
+        if not self.ranks:
+            _LOG.warning(RANKS_BY_RATINGS)
         lists = top_k(users, items, k, exclude)
         return lists.withColumn("score", clipped(F.col("score"), self._clip))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -17,6 +18,7 @@ from nimc_spark.kernels.model import SideName
 from nimc_spark.solvers import SOLVER_NAMES
 
 INITS = ("random", "tensor")
+RATINGS, RANKING = "ratings", "ranking"
 DTYPES = ("float32", "float64")
 
 
@@ -45,6 +47,8 @@ _NON_NEGATIVE = _Rule("a finite number ≥ 0", lambda v: 0 <= v < float("inf"))
 _COLUMN = _Rule("the name of a column", lambda v: v != "")
 
 RULES: Mapping[str, _Rule] = {
+    "objective": _Rule(f"{RATINGS} or {RANKING}", lambda v: v in (RATINGS, RANKING)),
+    "positiveFrom": _Rule("a finite number", math.isfinite),
     "rank": _Rule("an integer from 1 to 1000", lambda v: 1 <= v <= 1000),
     "activation": _Rule("an activation", _is_activation),
     "userActivation": _Rule("an activation", _is_activation),
@@ -94,12 +98,26 @@ class NIMCParams(Params):
     weightCol = _param("weightCol", "column of rating weights ≥ 0; unset: all 1", TypeConverters.toString)
     offsetCol = _param("offsetCol", "column of known parts of the score, at fit; unset: all 0", TypeConverters.toString)
     predictionCol = _param("predictionCol", "column of predicted ratings", TypeConverters.toString)
+    objective = _param(
+        "objective",
+        "ratings: scores are ratings; ranking: scores order items, from 1 for positives to 0 for others, rated or not",
+        TypeConverters.toString,
+    )
+    positiveFrom = _param(
+        "positiveFrom",
+        "ranking: a rating from here on is a positive, one below a negative; unset: every rating is a positive",
+        TypeConverters.toFloat,
+    )
     rank = _param("rank", "k, the number of factors", TypeConverters.toInt)
     activation = _param("activation", "φ of both sides", TypeConverters.toString)
     userActivation = _param("userActivation", "φ of the users; unset: activation", TypeConverters.toString)
     itemActivation = _param("itemActivation", "φ of the items; unset: activation", TypeConverters.toString)
     linear = _param("linear", "learn linear terms aᵀx + bᵀy", TypeConverters.toBoolean)
-    baseline = _param("baseline", "offsets fitted before training, of global, item, user", TypeConverters.toListString)
+    baseline = _param(
+        "baseline",
+        "offsets fitted before training, of global, item, user; beside a complement: item, its popularity, or none",
+        TypeConverters.toListString,
+    )
     itemShrinkage = _param("itemShrinkage", "shrinkage of item biases, in ratings", TypeConverters.toFloat)
     userShrinkage = _param("userShrinkage", "shrinkage of user biases, in ratings", TypeConverters.toFloat)
     regParam = _param("regParam", "λ of factor rows, in sum form", TypeConverters.toFloat)
@@ -114,7 +132,8 @@ class NIMCParams(Params):
     )
     complementWeight = _param(
         "complementWeight",
-        "β: weight of squared scores on all pairs without a rating, for one-class data; 0: ratings alone count",
+        "β: weight of squared scores on all pairs without a rating, for one-class data; 0: ratings alone count; "
+        "unset: 1 for ranking, else 0",
         TypeConverters.toFloat,
     )
     solver = _param("solver", f"one of {', '.join(SOLVER_NAMES)}", TypeConverters.toString)
@@ -150,17 +169,16 @@ class NIMCParams(Params):
             itemCol="item",
             ratingCol="rating",
             predictionCol="prediction",
+            objective=RATINGS,
             rank=20,
             activation="identity",
             linear=True,
-            baseline=["global"],
             itemShrinkage=Shrinkage.item,
             userShrinkage=Shrinkage.user,
             regParam=1.25,
             linearRegParam=0.5,
             groupRegParam={},
             regPower=0.5,
-            complementWeight=0.0,
             solver="auto",
             starts=1,
             maxIter=200,
@@ -204,6 +222,37 @@ class NIMCParams(Params):
         if len(set(names)) < len(names):
             found = ", ".join(f"{role} = {name!r}" for role, name in zip(roles, names, strict=True))
             raise UsageError(f"{found}: each must be a column of its own")
+
+    @property
+    def ranks(self) -> bool:
+        """Whether scores are made to order items, not to be ratings."""
+        return bool(self.getOrDefault("objective") == RANKING)
+
+    @property
+    def complement_weight(self) -> float:
+        """β: complementWeight, or what holds where it is unset."""
+        weight: float | None = self.optional("complementWeight")
+        return float(self.ranks) if weight is None else weight
+
+    @property
+    def baseline_terms(self) -> list[str]:
+        """baseline, or what holds where it is unset: the mean of ratings, the popularity of ranked items, or none.
+
+        Raises UsageError for terms, or an offset of each rating, that cannot stand beside a complement: its targets are
+        0 outside of Ω, where means of ratings say nothing.
+        """
+        terms: list[str] | None = self.optional("baseline")
+        if self.complement_weight == 0:
+            return ["global"] if terms is None else terms
+        if self.optional("offsetCol") is not None:
+            raise UsageError(
+                "offsetCol cannot go with complementWeight > 0: an offset of a rating has no value elsewhere"
+            )
+        if terms is not None and set(terms) - {"item"}:
+            raise UsageError(f"baseline = {terms} cannot go with complementWeight > 0: set it to ['item'] or []")
+        if terms is None:
+            return ["item"] if self.ranks else []
+        return terms
 
     def optional(self, name: str) -> Any:
         """Value of a Param that may be unset, else None."""

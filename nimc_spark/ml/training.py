@@ -17,7 +17,7 @@ from pyspark.sql.types import NumericType
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.tensor_start import tensor_start
 from nimc_spark.data.threads import one_blas_thread
-from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline, fit_means
+from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline, fit_means, fit_popularity
 from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
 from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, trained_history, trained_ids
@@ -76,11 +76,14 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
 @contextmanager
 def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Fit]:
     """The training problem of Params and data, its blocks built and kept by Spark until the end."""
-    with held(canonical_ratings(params, dataset)) as ratings:
+    with held(targets(params, canonical_ratings(params, dataset))) as ratings:
         profile = profile_ratings(ratings)
         get = params.getOrDefault
         shrinkage = Shrinkage(get("itemShrinkage"), get("userShrinkage"))
-        baseline = fit_baseline(ratings, baseline_terms(params), shrinkage)
+        if params.complement_weight == 0:
+            baseline = fit_baseline(ratings, params.baseline_terms, shrinkage)
+        else:
+            baseline = fit_popularity(ratings, params.baseline_terms, params.complement_weight)
         sides = _training_sides(params, ratings, inputs, baseline)
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
         sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
@@ -112,20 +115,14 @@ def _solver_plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[Side
     return _SolverPlan(name, "float64" if precise else get("dtype"))
 
 
-def baseline_terms(params: NIMCParams) -> list[str]:
-    """The terms of the baseline: with a complement none, unless they are set.
-
-    Raises UsageError for terms, or an offset of each rating, beside a complement: its targets are 0 outside of Ω, where
-    means of the ratings say nothing.
-    """
-    terms: list[str] = params.getOrDefault("baseline")
-    if params.getOrDefault("complementWeight") == 0:
-        return terms
-    if params.optional("offsetCol") is not None:
-        raise UsageError("offsetCol cannot go with complementWeight > 0: an offset of a rating has no value elsewhere")
-    if params.isSet("baseline") and terms:
-        raise UsageError(f"baseline = {terms} cannot go with complementWeight > 0: set baseline to []")
-    return []
+def targets(params: NIMCParams, ratings: DataFrame) -> DataFrame:
+    """The canonical ratings as training sees them: for ranking 1 for a positive, 0 for another."""
+    if not params.ranks:
+        return ratings
+    threshold = params.optional("positiveFrom")
+    # NaN is above every number, and null is null: both stay what they are, to be refused.
+    positive = F.lit(1.0) if threshold is None else (F.col("rating") >= threshold).cast("double")
+    return ratings.withColumn("rating", F.when(F.abs("rating") < float("inf"), positive).otherwise(F.col("rating")))
 
 
 def _training_sides(
@@ -135,7 +132,7 @@ def _training_sides(
         side: ratings.select(F.col(column).alias("id")).distinct()
         for side, column in ((SideName.USERS, "user"), (SideName.ITEMS, "item"))
     }
-    if params.getOrDefault("complementWeight") == 0:
+    if params.complement_weight == 0:
         return {side: training_side(inputs[side], ids[side], baseline) for side in SideName}
     _check_set(ratings)
     items = inputs[SideName.ITEMS]
@@ -241,6 +238,7 @@ class Fit:
         plan: _SolverPlan,
     ) -> None:
         self._get = params.getOrDefault
+        self._beta = params.complement_weight
         self._profile = profile
         self._sides = sides
         self._blocks = blocks
@@ -313,7 +311,7 @@ class Fit:
     def _objective(self, counts: Mapping[SideName, Vector]) -> Objective:
         default = GroupPenalty(self._get("regParam"), self._get("linearRegParam"))
         penalties = group_penalties(self._get("groupRegParam"), default, self._layouts)
-        power, beta = self._get("regPower"), self._get("complementWeight")
+        power, beta = self._get("regPower"), self._beta
         return objective(self._model, self._profile.count, counts, self._layouts, penalties, power, beta)
 
     def _shape_warnings(self, parameters: int) -> list[str]:

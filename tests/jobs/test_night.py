@@ -64,6 +64,7 @@ def test_metrics_have_the_shape_of_the_contract(night: Night) -> None:
     assert {name: set(of) for name, of in found.items() if name != "n"} == {
         "model": errors | lists,
         "popularity": lists,
+        "liked": lists,
         **dict.fromkeys(("item_mean", "user_mean", "global_mean"), errors),
     }
     assert all(math.isfinite(value) for of in found.values() if isinstance(of, dict) for value in of.values())

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from nimc_spark import NIMC, NIMCModel
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import SideName
+from nimc_spark.ml.evaluation import Ranking, evaluate_model
 from tests.spark.ml.conftest import Toy
 
 USERS, ITEMS, UNRATED = 12, 9, 8
@@ -85,11 +87,45 @@ def test_what_a_complement_refuses(one_class: OneClass, spark: SparkSession) -> 
         one_class.nimc().fit(twice)
     with pytest.raises(UsageError, match="offsetCol cannot go with complementWeight"):
         one_class.nimc(offsetCol="rating").fit(one_class.positives)
-    with pytest.raises(UsageError, match=r"baseline = \['item'\] cannot go with complementWeight > 0"):
-        one_class.nimc(baseline=["item"]).fit(one_class.positives)
+    with pytest.raises(UsageError, match=r"baseline = \['user'\] cannot go with complementWeight > 0"):
+        one_class.nimc(baseline=["user"]).fit(one_class.positives)
     for weight in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match=r"complementWeight = .* is not allowed; allowed: a number from 0 to 1"):
             one_class.nimc(complementWeight=weight).fit(one_class.positives)
+
+
+def test_ranking_is_one_class_with_rated_negatives_and_popularity_as_offset(one_class: OneClass) -> None:
+    stars = one_class.positives.withColumn("rating", (F.col("user") + 2 * F.col("item")) % 5 + 1.0)
+    model = one_class.nimc(complementWeight=None, objective="ranking", positiveFrom=4, tol=1e-3, maxIter=15).fit(stars)
+    target = np.zeros((USERS, ITEMS))
+    for user, item, rating in stars.collect():
+        target[user, item] = float(rating >= 4)
+    # β is 1 unless it is set: all pairs weigh the same.
+    offset = target.mean(axis=0)
+    items = model.trained.sides[SideName.ITEMS].ids
+    found = dict(zip(items["id"].to_pylist(), items["offset"].to_pylist(), strict=True))
+    np.testing.assert_allclose([found[i] for i in range(ITEMS)], offset, rtol=1e-12)
+    U, V = (model.trained.sides[side].declared for side in SideName)
+    errors = offset + np.tanh(one_class.X @ U) @ np.tanh(one_class.Y @ V).T - target
+    value = 0.5 * ((errors**2).sum() + LAMBDA * ((U**2).sum() + (V**2).sum())) / one_class.mask.sum()
+    assert model.summary.loss == pytest.approx(value, rel=1e-12)
+    # Scores order items, they are no ratings: nothing bounds them, and their errors are not told.
+    cells = evaluate_model(model, stars, stars, Ranking.of(model, 3, None))
+    cell = cells["known_user/known_item"]
+    assert "rmse" in cell["item_mean"]
+    assert set(cell["model"]) == set(cell["liked"]) == {"ndcg@3", "recall@3", "map@3", "coverage", "users"}
+    assert cell["model"]["users"] == (target.max(axis=1) > 0).sum()
+
+
+def test_who_lists_by_predicted_ratings_is_told(
+    toy: Toy, ids_model: NIMCModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids_model.recommend(1)
+    assert "train with objective = ranking" in caplog.text
+    with pytest.raises(UsageError, match="objective = 'rank' is not allowed; allowed: ratings or ranking"):
+        NIMC(objective="rank").fit(toy.train)
+    with pytest.raises(UsageError, match="positiveFrom = nan is not allowed"):
+        NIMC(objective="ranking", positiveFrom=float("nan")).fit(toy.train)
 
 
 def test_solvers_agree_on_ids_alone(toy: Toy) -> None:
