@@ -116,10 +116,27 @@ class BlockSet:
         self.kept.close()
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What gives the columns of ids and histories their meaning: the training ids, and ratings for histories."""
+
+    sides: Mapping[SideName, IndexedSide]
+    ratings: DataFrame
+
+
 def build_blocks(
-    ratings: DataFrame, profile: RatingsProfile, data: Mapping[SideName, SideData], dtype: str, limits: GridLimits
+    ratings: DataFrame,
+    profile: RatingsProfile,
+    data: Mapping[SideName, SideData],
+    dtype: str,
+    limits: GridLimits,
+    columns: Columns | None = None,
 ) -> BlockSet:
-    """Records of ratings(user, item, rating[, weight][, offset]) without nulls, in any order; `profile` is theirs."""
+    """Records of ratings(user, item, rating[, weight][, offset]) without nulls, in any order; `profile` is theirs.
+
+    They are in columns of their own, as training wants it, or in `columns` of an earlier set, as validation does: there
+    an id that is none of its ids has zeros.
+    """
     lanes = ceil(profile.count / limits.ratings_per_lane)
     with ExitStack() as kept:
         rows = {side: limits.rows(data[side].declared_width, dtype) for side in SideName}
@@ -129,7 +146,8 @@ def build_blocks(
         users = kept.enter_context(_indexed(_ids(ratings, "user", data[SideName.USERS]), user_parts))
         items = kept.enter_context(_indexed(_ids(ratings, "item", data[SideName.ITEMS]), item_parts))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
-        records = kept.enter_context(held(_placed_records(ratings, sides, data, dtype, limits)))
+        seen = columns or Columns(sides, ratings)
+        records = kept.enter_context(held(_placed_records(ratings, sides, data, seen, dtype, limits)))
         with described(ratings.sparkSession, "nimc: build rating blocks"):
             names = records.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
         blocks = frozenset(BlockId(*row) for row in names)
@@ -141,12 +159,13 @@ def _placed_records(
     ratings: DataFrame,
     sides: Mapping[SideName, IndexedSide],
     data: Mapping[SideName, SideData],
+    columns: Columns,
     dtype: str,
     limits: GridLimits,
 ) -> DataFrame:
     """All records in the partitions and in the order in which tasks read them."""
     users, items = sides[SideName.USERS], sides[SideName.ITEMS]
-    user_parts, item_parts = (_parts(ratings, sides, data[side], side, dtype) for side in SideName)
+    user_parts, item_parts = (_parts(sides[side], columns, data[side], side, dtype) for side in SideName)
     slots = min(len(users.sizes), task_slots(ratings.sparkSession))
     # Whole lanes go to one partition, neighbours together; every partition has the item parts.
     at_home = F.floor(F.col("lane") * slots / len(users.sizes)).cast("int")
@@ -188,10 +207,11 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return [int(s) for s in np.cumsum([0, *sizes[:-1]])]
 
 
-def _parts(
-    ratings: DataFrame, sides: Mapping[SideName, IndexedSide], data: SideData, side: SideName, dtype: str
-) -> DataFrame:
-    rows, others = sides[side].index, sides[side.other]
+def _parts(indexed: IndexedSide, columns: Columns, data: SideData, side: SideName, dtype: str) -> DataFrame:
+    known, others = columns.sides[side], columns.sides[side.other]
+    rows = indexed.index
+    if known is not indexed:
+        rows = rows.drop("index").join(known.index.select("id", "index"), "id", "left")
     if data.offsets is None:
         rows = rows.withColumn("offset", F.lit(data.constant))
     else:
@@ -202,12 +222,12 @@ def _parts(
     if data.vectors is not None:
         rows = rows.join(data.vectors.select("id", "vector"), "id", "left")
     if data.history is not None:
-        rows = rows.join(_histories(ratings, side, others, data.history), "id", "left")
+        rows = rows.join(_histories(columns.ratings, side, others, data.history), "id", "left")
     bound = {
         "side": side,
         "width": data.width,
         "vectors_width": data.vectors_width,
-        "ids": sides[side].count if data.uses_id else 0,
+        "ids": known.count if data.uses_id else 0,
         "histories": data.histories,
         "others": others.count,
         "dtype": dtype,
@@ -234,14 +254,13 @@ def _build_part(
     dtype: str,
 ) -> pa.Table:
     table = table.sort_by("position").combine_chunks()
-    index = table.column("index").to_numpy()
     groups: list[Group] = []
     if width and "features" in table.column_names:
         groups.append(declared_group(csr_of_vectors(_array(table, "features")), width, dtype))
     if vectors_width:
         groups.append(DenseGroup(width, matrix_of_lists(_array(table, "vector"), vectors_width).astype(dtype)))
     if ids:
-        groups.append(id_group(index, width + vectors_width, dtype))
+        groups.append(sparse_group(csr_of_ids(_array(table, "index"), width + vectors_width), dtype))
     if histories:
         lists = stacked_histories(_array(table, "history"), histories, width + vectors_width + ids, others)
         groups += [sparse_group(csr, dtype) for csr in lists]
@@ -268,11 +287,11 @@ def sparse_group(csr: Csr, dtype: str) -> SparseGroup:
     )
 
 
-def id_group(index: Numbers, width: int, dtype: str) -> SparseGroup:
-    """The one-hot ids of rows whose `index` (n,) is strictly increasing, after `width` declared columns."""
-    n = len(index)
-    places = np.arange(n + 1, dtype=np.int32)
-    return SparseGroup(width + index.astype(np.int64), places, places[:-1], np.ones(n, dtype))
+def csr_of_ids(index: pa.Array, start: int) -> Csr:
+    """The one-hot ids of rows with these places, null for none, from column `start` on."""
+    known = index.is_valid().to_numpy(zero_copy_only=False)
+    places = index.drop_null().to_numpy().astype(np.int32)
+    return Csr(np.concatenate([[0], np.cumsum(known)]), start + places, np.ones(len(places)))
 
 
 def _blocks(ratings: DataFrame, users: IndexedSide, items: IndexedSide, dtype: str, limits: GridLimits) -> DataFrame:

@@ -174,6 +174,25 @@ class FeatureCounts:
         }
 
 
+@dataclass(frozen=True)
+class Errors:
+    """Over Ω: Σ w, Σ w |e| and Σ w e² of e = score − rating, the score bounded by `lowest` and `highest`."""
+
+    lowest: float = -np.inf
+    highest: float = np.inf
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        p = sides.users(lane.users).scores
+        total = np.zeros(3)
+        for number, part, block in lane.blocks:
+            scores = inner_products(block, p, sides.items(number, part).scores).astype(np.float64)
+            offset = 0.0 if block.offset is None else block.offset
+            errors = np.clip(scores + offset, self.lowest, self.highest) - block.rating
+            w = rating_weights(block)
+            total += [w.sum(), w @ np.abs(errors), w @ (errors * errors)]
+        return {"errors": total}
+
+
 # A slope below this passes next to nothing back.
 FLAT = 1e-3
 

@@ -117,6 +117,8 @@ def _parameters(model: NIMCModel, shape: Model) -> Vector:
         if own.ids.column("weights").null_count < own.ids.num_rows:
             flat = own.ids.column("weights").combine_chunks().flatten().to_numpy(zero_copy_only=False)
             rows.append(flat.reshape(own.ids.num_rows, -1))
+        if own.history is not None:
+            rows.append(own.history.rows)
         sides.append(np.vstack(rows))
         if sides[-1].shape != (shape.width(side), shape.columns):
             raise DataError(

@@ -14,6 +14,7 @@ from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.statistics import (
     MERGE_FAN,
     Averages,
+    Errors,
     FeatureCounts,
     LossGradient,
     Sums,
@@ -26,6 +27,7 @@ from tests.unit.problems import (
     array_of,
     dense,
     dense_counts,
+    dense_scores,
     rows_of,
     small_problem,
     with_part_offsets,
@@ -78,6 +80,19 @@ def test_averages(lanes: int, item_parts: int) -> None:
     np.testing.assert_allclose(array_of(sums, "interaction"), [w @ s, w @ s**2], rtol=1e-12)
     slopes = REFERENCES["tanh"][1](X @ U[:, :k])
     np.testing.assert_allclose(array_of(sums, "users_flat"), w @ (slopes < 1e-3), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("lanes", "item_parts"), [(1, 1), (3, 2)])
+def test_errors_of_scores_within_bounds(lanes: int, item_parts: int) -> None:
+    problem = small_problem(users_activation="tanh", items_activation="sigmoid")
+    model, o = problem.model, problem.observations
+    theta = np.random.default_rng(2).normal(size=model.size)
+    scores = dense_scores(problem, theta)[o.user, o.item] + o.offset
+    for low, high in ((-np.inf, np.inf), (-0.5, 0.25)):
+        sums = problem.passes(lanes, item_parts).run(Errors(low, high), model, [model.unravel(theta)])[0]
+        e = np.clip(scores, low, high) - o.rating
+        expected = [o.weight.sum(), o.weight @ np.abs(e), o.weight @ e**2]
+        np.testing.assert_allclose(array_of(sums, "errors"), expected, rtol=1e-12)
 
 
 def test_flat_slopes_are_weighed_by_their_ratings() -> None:
