@@ -6,7 +6,8 @@ singular vectors of the training ratings; k = 50; raw ratings, no baseline, no l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -61,10 +62,21 @@ def movielens(lab: Lab) -> Page:
     plan = {"ml-100k": 1} if lab.quick else {"ml-100k": 3, "ml-1m": 2}
     parts: list[Part] = [INTRO]
     for name, seeds in plan.items():
-        tables = _LOADERS[name](lab.spark, lab.data / name)
-        found = [_split_figures(tables, lab.seed + number, lab.quick) for number in range(seeds)]
+        with _held(_LOADERS[name](lab.spark, lab.data / name)) as tables:
+            found = [_split_figures(tables, lab.seed + number, lab.quick) for number in range(seeds)]
         parts += [f"## {name}", _table(name, found)]
     return Page("movielens", "New users of MovieLens", parts)
+
+
+@contextmanager
+def _held(tables: Tables) -> Iterator[Tables]:
+    """The tables, persisted as long as they are in use."""
+    frames = (tables.ratings, tables.users, tables.items)
+    try:
+        yield Tables(*(frame.persist() for frame in frames))
+    finally:
+        for frame in frames:
+            frame.unpersist()
 
 
 def _split_figures(tables: Tables, seed: int, quick: bool) -> dict[str, float | None]:
@@ -169,7 +181,7 @@ def _read(path: Path, separator: str, encoding: str = "utf-8") -> pd.DataFrame:
 def _tables(spark: SparkSession, ratings: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame) -> Tables:
     users = users.astype({"occupation": str, "age": float})
     ratings = ratings.astype({"rating": float})
-    return Tables(*(spark.createDataFrame(frame).coalesce(2).persist() for frame in (ratings, users, items)))
+    return Tables(*(spark.createDataFrame(frame).coalesce(2) for frame in (ratings, users, items)))
 
 
 INTRO = """RMSE on the ratings of 20 % of the users, held out wholly, from attributes alone. NIMC and IMC "as in the
