@@ -60,11 +60,11 @@ def _actions(spark: SparkSession, setting: Setting, block_set: BlockSet) -> dict
     """The pass, the empty job, and the pieces of a pass in this process, over all partitions."""
     model, parameters = setting.model, start(setting.model)
     held = partitions(block_set)
-    tasks, lanes = len(held), len(block_set.lanes)
+    tasks = len(held)
     local = LocalOracle(_distinct(held))
     rows = block_set.records.toArrow().to_pylist()
     records = sorted(_distinct(held), key=lambda r: r[:4])
-    found = list(lane_sums(records, model, [Request(LossGradient(), parameters)], lanes))
+    found = list(lane_sums(records, model, [Request(LossGradient(), parameters)]))
     encoded = [(result, encode_sums(result.sums)) for result in found]
     oracle = SparkOracle(spark, block_set)
     return {
@@ -136,5 +136,5 @@ def _result_bytes(spark: SparkSession, setting: Setting, lanes: int) -> int:
             return sum(
                 len(encode_sums(result.sums))
                 for records in partitions(block_set)
-                for result in lane_sums(records, setting.model, [Request(LossGradient(), parameters)], lanes)
+                for result in lane_sums(records, setting.model, [Request(LossGradient(), parameters)])
             )

@@ -28,10 +28,9 @@ class LocalOracle(PassOracle):
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._records = sorted(records, key=lambda r: r[:4])
-        self._lanes = 1 + max((r.lane for r in self._records), default=0)
 
     def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
-        return merged(lane_sums(self._records, model, requests, self._lanes), len(requests))
+        return merged(lane_sums(self._records, model, requests), len(requests))
 
 
 @dataclass(frozen=True)

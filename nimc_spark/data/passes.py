@@ -4,7 +4,6 @@ Conventions
     Record       one stored part or block; `lane` −1 is for item parts, which come before every lane that uses them
     order        records of a task are sorted by (lane, kind, item_part, chunk): item parts, then whole lanes
     Request      a statistic at a set of parameters; a pass answers a list of them
-    home         item part m is counted by lane m mod L alone, L the number of lanes
     LaneSums     what a lane gives for one request, with the blocks it has seen
 """
 
@@ -58,25 +57,22 @@ class LaneSums(NamedTuple):
     sums: Sums
 
 
-def lane_sums(records: Iterable[Record], model: Model, requests: Sequence[Request], lanes: int) -> Iterator[LaneSums]:
-    """The sums of every whole lane among the records, for each request, in lane order; `lanes` is L of the data set."""
+def lane_sums(records: Iterable[Record], model: Model, requests: Sequence[Request]) -> Iterator[LaneSums]:
+    """The sums of every whole lane among the records, for each request, in lane order."""
     item_parts: dict[int, Part] = {}
     sides = [Sides(model, request.parameters) for request in requests]
     for number, group in groupby(records, key=lambda record: record.lane):
         if number == ITEM_LANE:
             item_parts = {r.item_part: r.payload for r in group if isinstance(r.payload, Part)}
             continue
-        home = tuple((m, part) for m, part in item_parts.items() if m % lanes == number)
-        lane, blocks = _assemble(number, group, item_parts, home)
+        lane, blocks = _assemble(number, group, item_parts)
         for index, (request, side) in enumerate(zip(requests, sides, strict=True)):
             with one_blas_thread():
                 sums = request.statistic.of(lane, side)
             yield LaneSums(number, index, blocks, sums)
 
 
-def _assemble(
-    number: int, group: Iterable[Record], item_parts: dict[int, Part], home: tuple[tuple[int, Part], ...]
-) -> tuple[Lane, tuple[BlockId, ...]]:
+def _assemble(number: int, group: Iterable[Record], item_parts: dict[int, Part]) -> tuple[Lane, tuple[BlockId, ...]]:
     users: Part | None = None
     blocks: list[tuple[int, Part, RatingBlock]] = []
     names: list[BlockId] = []
@@ -88,7 +84,7 @@ def _assemble(
             names.append(BlockId(number, record.item_part, record.chunk))
     if users is None:
         raise ValueError(f"lane {number} came without its user part")
-    return Lane(users, tuple(blocks), home), tuple(names)
+    return Lane(users, tuple(blocks), tuple(item_parts.items())), tuple(names)
 
 
 def merged(results: Iterable[LaneSums], requests: int) -> list[Sums]:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.errors import DataError, UsageError
-from nimc_spark.kernels.features import Rows
+from nimc_spark.kernels.curvature import array_of
 from nimc_spark.kernels.gaussian import gamma
 from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
 from nimc_spark.kernels.moments import Fit, HermiteMap, LogScales, Regression, SideMoments, exponents
@@ -71,7 +71,7 @@ def tensor_start(passes: PassOracle, model: Model, seed: int) -> TensorStart:
     signs = [signs_of(model.users_activation), signs_of(model.items_activation)]
     _check_sizes(model, signs)
     moments = _sums(passes, SideMoments(), model)
-    if not _array(moments, "weight")[0] > 0:
+    if not array_of(moments, "weight")[0] > 0:
         raise DataError("the tensor start found no rating of positive weight; give it ratings, or use a random start")
     maps = [_standardized(moments, side, model.rank) for side in SideName]
     coefficients, bases = _coefficients(passes, model, maps, signs)
@@ -106,32 +106,31 @@ def _hermite_count(rank: int, signs: Signs) -> int:
 
 def _warnings(model: Model, moments: Sums, signs: Sequence[Signs]) -> tuple[str, ...]:
     found = []
-    ratings, needed = int(_array(moments, "ratings")[0]), _RATINGS_A_PARAMETER * model.size
+    ratings, needed = int(array_of(moments, "ratings")[0]), _RATINGS_A_PARAMETER * model.size
     if ratings < needed:
         found.append(f"{ratings} ratings are few for a tensor start of {model.size} parameters; it needs {needed}")
     for side, own in zip(SideName, signs, strict=True):
-        rows, features = int(_array(moments, f"{side.value}_rows")[0]), _hermite_count(model.rank, own)
+        rows, features = _rows(moments, side), _hermite_count(model.rank, own)
         if rows < features:
             found.append(f"{rows} {side.value} are few for the tensor start's {features} features of them")
     return tuple(found)
+
+
+def _rows(moments: Sums, side: SideName) -> int:
+    """Users with a rating, or items."""
+    seen = int(array_of(moments, f"{side.value}_rows")[0])
+    return seen if side is SideName.USERS else seen // int(array_of(moments, "lanes")[0])
 
 
 def _sums(passes: PassOracle, statistic: Statistic, model: Model) -> Sums:
     return passes.run(statistic, model, [model.unravel(np.zeros(model.size))])[0]
 
 
-def _array(sums: Sums, name: str) -> Matrix:
-    value = sums[name]
-    if isinstance(value, Rows):
-        raise TypeError(f"the sum {name!r} is rows")
-    return value
-
-
 def _standardized(moments: Sums, side: SideName, rank: int) -> HermiteMap:
     """[1, x̃] of a side."""
-    weight = _array(moments, "weight")[0]
-    mean = _array(moments, f"{side.value}_mean") / weight
-    project = whitening(mean, _array(moments, f"{side.value}_square") / weight)
+    weight = array_of(moments, "weight")[0]
+    mean = array_of(moments, f"{side.value}_mean") / weight
+    project = whitening(mean, array_of(moments, f"{side.value}_square") / weight)
     if project.shape[1] < rank:
         raise UsageError(
             f"the features of the {side.value} vary in {project.shape[1]} directions, the tensor start of rank {rank} "
@@ -165,7 +164,7 @@ def _coefficients(
 def _regress(passes: PassOracle, model: Model, maps: Sequence[HermiteMap], earlier: tuple[Fit, ...]) -> Fit:
     users, items = maps
     sums = _sums(passes, Regression(users, items, earlier), model)
-    return Fit(users, items, solve_regression(_array(sums, "gram"), _array(sums, "right")))
+    return Fit(users, items, solve_regression(array_of(sums, "gram"), array_of(sums, "right")))
 
 
 class _ScalesOracle(Oracle):
@@ -187,16 +186,16 @@ class _ScalesOracle(Oracle):
 
 
 def _evaluation(sums: Sums) -> Evaluation:
-    weight = float(_array(sums, "weight")[0])
-    curvature = BlockDiagonal((_array(sums, "normal")[None] / weight,))
-    return Evaluation(float(_array(sums, "loss")[0]) / weight, _array(sums, "gradient") / weight, curvature)
+    weight = float(array_of(sums, "weight")[0])
+    curvature = BlockDiagonal((array_of(sums, "normal")[None] / weight,))
+    return Evaluation(float(array_of(sums, "loss")[0]) / weight, array_of(sums, "gradient") / weight, curvature)
 
 
 def _sizes(model: Model, moments: Sums) -> Vector:
     """The scale of each variable of `LogScales`: 1, and of a linear term 1 over the root mean square of its feature."""
     sizes = [np.ones(2 * model.rank)]
     for side in SideName:
-        mean_squares = np.diag(_array(moments, f"{side.value}_square")) / _array(moments, "weight")[0]
+        mean_squares = np.diag(array_of(moments, f"{side.value}_square")) / array_of(moments, "weight")[0]
         sizes.append(np.where(mean_squares > 0, 1 / np.sqrt(np.where(mean_squares > 0, mean_squares, 1.0)), 0.0))
     return np.concatenate(sizes)
 

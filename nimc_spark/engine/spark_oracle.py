@@ -52,9 +52,7 @@ class SparkOracle(PassOracle):
         what = ", ".join(sorted({type(r.statistic).__name__ for r in requests}))
         name = f"nimc: pass {self._passes} ({what})"
         with shared(self._spark, sent, len(pickle.dumps(sent))) as handle, described(self._spark, name):
-            results = self._blocks.records.mapInArrow(
-                partial(_task, model=model, requests=handle, lanes=lanes), _RESULT_DDL
-            )
+            results = self._blocks.records.mapInArrow(partial(_task, model=model, requests=handle), _RESULT_DDL)
             table = _few_results(results, lanes).toArrow()
         found = [_lane_sums(row) for row in table.to_pylist()]
         self._check(found, len(sent))
@@ -85,9 +83,9 @@ def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
             yield decode_record(lane, kind, item_part, chunk, payloads[row].as_buffer())
 
 
-def _task(batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared, lanes: int) -> Iterator[pa.RecordBatch]:
+def _task(batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared) -> Iterator[pa.RecordBatch]:
     prepare_worker()
-    for result in lane_sums(_records(batches), model, requests.value, lanes):
+    for result in lane_sums(_records(batches), model, requests.value):
         yield _result_row(result)
 
 

@@ -1,4 +1,4 @@
-"""Second-order statistics of a pass: the Grams, products with the Hessian, its Gauss-Newton matrix and its blocks.
+"""Second-order statistics of a pass: products with the Hessian, its Gauss-Newton matrix and its blocks.
 
 All are plain sums over blocks, without the factor 1/|Ω| and without penalties, which `objective.py` adds once.
 
@@ -14,6 +14,7 @@ Source: Appendix C of the NIMC paper (with its ∂²f/∂u_i∂v_j corrected), b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, pairwise
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from nimc_spark.kernels.complement import Complement, Matrix
+from nimc_spark.kernels.complement import Matrix, gram
 from nimc_spark.kernels.features import Array, Part, Rows, dense_rows, stack_rows
 from nimc_spark.kernels.model import (
     Forward,
@@ -36,38 +37,12 @@ from nimc_spark.kernels.model import (
     score_change,
 )
 from nimc_spark.kernels.ratings import Tangent, rating_weights, tangent_middle, weighted_errors
-from nimc_spark.kernels.statistics import Lane, Sides, Sums, gather, gradient_sums, merge, sum_rows
+from nimc_spark.kernels.statistics import Lane, Sides, Sums, gather, gradient_sums, sum_rows
 
 Stack = npt.NDArray[np.float64]
 
 # Rows whose sums over the other side are held at once.
 _ROWS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Grams:
-    """users = P̂ᵀP̂ over every user, items = Q̂ᵀQ̂ over every item, once each, (k+2, k+2): what a complement needs first.
-
-    With a direction also users_change = P̂ᵀdP̂ and items_change = Q̂ᵀdQ̂.
-    """
-
-    direction: Parameters | None = None
-
-    def of(self, lane: Lane, sides: Sides) -> Sums:
-        size = sides.model.rank + 2
-        users = self._of(sides, SideName.USERS, lane.users, sides.users(lane.users))
-        items: Sums = {name.replace("users", "items"): np.zeros((size, size)) for name in users}
-        for number, part in lane.home:
-            items = merge(items, self._of(sides, SideName.ITEMS, part, sides.items(number, part)))
-        return users | items
-
-    def _of(self, sides: Sides, side: SideName, part: Part, forward: Forward) -> Sums:
-        scores = forward.scores.astype(np.float64)
-        grams: Sums = {side.value: scores.T @ scores}
-        if self.direction is not None:
-            change = tangent(sides.model, side, part, forward, self.direction).change
-            grams[f"{side.value}_change"] = scores.T @ change.astype(np.float64)
-        return grams
 
 
 @dataclass(frozen=True)
@@ -79,7 +54,7 @@ class Product:
 
     direction: Parameters
     exact: bool = True
-    complement: Complement | None = None
+    beta: float = 0.0
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
         model = sides.model
@@ -91,17 +66,18 @@ class Product:
                 items[number] = _Moving(model, SideName.ITEMS, part, sides.items(number, part), self)
             return items[number]
 
-        beta = 0.0 if self.complement is None else self.complement.beta
         for number, part, block in lane.blocks:
             item = moving(number, part)
-            eq, ep, heq, hep = tangent_middle(block, users.tangent, item.tangent, beta, self.exact)
+            eq, ep, heq, hep = tangent_middle(block, users.tangent, item.tangent, self.beta, self.exact)
             users.add(eq, heq)
             item.add(ep, hep)
-        if self.complement is not None:
-            c = self.complement
-            users.add_complement(beta, c.items, c.items_change)
-            for number, part in lane.home:
-                moving(number, part).add_complement(beta, c.users, c.users_change)
+        if self.beta:
+            every = [moving(number, part) for number, part in lane.items]
+            own, change = users.gram(), users.gram_change()
+            other_change: Matrix = np.sum([item.gram_change() for item in every], axis=0)
+            users.add_complement(self.beta, sides.items_gram(lane.items), other_change)
+            for item in every:
+                item.add_complement(self.beta, own, change)
         return {"users": users.rows(), "items": sum_rows((item.rows() for item in items.values()), model.columns)}
 
 
@@ -117,6 +93,14 @@ class _Moving:
     def add(self, gathered: Array, changed: Array) -> None:
         self._gathered += gathered
         self._changed += changed
+
+    def gram(self) -> Matrix:
+        """P̂ᵀP̂."""
+        return gram(self.tangent.scores)
+
+    def gram_change(self) -> Matrix:
+        """P̂ᵀdP̂."""
+        return gram(*self.tangent)
 
     def add_complement(self, beta: float, gram: Matrix, change: Matrix) -> None:
         scores, changes = (t.astype(np.float64) for t in self.tangent)
@@ -172,36 +156,33 @@ class GaussNewton:
         (u_l, v_m)   Σ_Ω w (D_il P̂_im x_i) (Q̂_jl D_jm y_j)ᵀ              exact: + δ_lm (D_l∘X)ᵀ E (D_l∘Y), factors only
 
     Sums: uu, vv packed; uv (d1 c, d2 c) unless `cross` is off. With a complement w is w − β, the first line gains
-    β G_Q[l, m], and ux (d1, c, k+2) = Xᵀ(D_l ∘ P̂_s), vy alike give the rest of (u_l, v_m) on the driver
-    (`finish_cross`).
+    β G_Q[l, m], and the second what `_complement_cross` says.
     The cost is about c² min(d1, d2) flops a rating and c² d²/2 a user and an item; p² / 2 numbers reach the driver.
     """
 
     exact: bool = False
     cross: bool = True
-    complement: Complement | None = None
+    beta: float = 0.0
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
         model = sides.model
-        gathered = gather(lane, sides, self.complement)
+        gathered = gather(lane, sides, self.beta)
         users = _dense(model, SideName.USERS, lane.users, sides.users(lane.users))
-        weights = _UserWeights(model, lane, sides, self.complement)
+        items = {
+            number: _dense(model, SideName.ITEMS, part, sides.items(number, part))
+            for number, (part, _) in gathered.items.items()
+        }
+        weights = _UserWeights(model, lane, sides, self.beta)
         sums = gradient_sums(lane, sides, gathered)
         own = {side: model.score_columns(side) for side in SideName}
         sums["uu"] = _pack(self._diagonal(users, weights.users, gathered.users[:, own[SideName.USERS]]))
         width = model.items_width * model.columns
-        vv, vy = np.zeros((width, width)), np.zeros((model.items_width, model.columns, model.rank + 2))
-        home = {number for number, _ in lane.home}
-        for number, (part, sum_) in gathered.items.items():
-            items = _dense(model, SideName.ITEMS, part, sides.items(number, part))
-            vv += self._diagonal(items, weights.items[number], sum_[:, own[SideName.ITEMS]])
-            if number in home:
-                vy += _slope_scores(items)
+        vv = np.zeros((width, width))
+        for number, (_, errors) in gathered.items.items():
+            vv += self._diagonal(items[number], weights.items[number], errors[:, own[SideName.ITEMS]])
         sums["vv"] = _pack(vv)
         if self.cross:
-            sums["uv"] = self._cross(lane, sides, users)
-            if self.complement is not None:
-                sums |= {"ux": _slope_scores(users), "vy": vy}
+            sums["uv"] = self._cross(model, lane, users, items)
         return sums
 
     def _diagonal(self, part: _Dense, moments: Stack, gathered: Matrix) -> Matrix:
@@ -216,16 +197,18 @@ class GaussNewton:
             block[:, two, :, one] = block[:, one, :, two]
         return block.reshape(d * c, d * c)
 
-    def _cross(self, lane: Lane, sides: Sides, users: _Dense) -> Matrix:
-        model, beta = sides.model, 0.0 if self.complement is None else self.complement.beta
+    def _cross(self, model: Model, lane: Lane, users: _Dense, items: Mapping[int, _Dense]) -> Matrix:
         c = model.columns
         total = np.zeros((model.users_width, c, model.items_width, c))
         for number, part, block in lane.blocks:
-            items = _dense(model, SideName.ITEMS, part, sides.items(number, part))
-            total += _weighted_cross(block.matrix(rating_weights(block) - beta, part.rows), users, items)
+            weights = block.matrix(rating_weights(block) - self.beta, part.rows)
+            total += _weighted_cross(weights, users, items[number])
             if self.exact:
-                error = weighted_errors(block, users.scores, items.scores, beta)
-                total += _error_cross(model.rank, block.matrix(error, part.rows), users, items)
+                error = weighted_errors(block, users.scores, items[number].scores, self.beta)
+                total += _error_cross(model.rank, block.matrix(error, part.rows), users, items[number])
+        if self.beta:
+            every: Stack = np.sum([_slope_scores(items[number]) for number, _ in lane.items], axis=0)
+            total += self.beta * _complement_cross(model, _slope_scores(users), every, self.exact)
         return total.reshape(model.users_width * c, model.items_width * c)
 
 
@@ -236,12 +219,12 @@ class RowBlocks:
     users_blocks[a] = Σ_i X_ia² (D_i D_iᵀ) ∘ (Σ_j w Q̂_j Q̂_jᵀ)        (c, c) flat; only touched rows travel
     """
 
-    complement: Complement | None = None
+    beta: float = 0.0
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
         model = sides.model
-        gathered = gather(lane, sides, self.complement)
-        weights = _UserWeights(model, lane, sides, self.complement)
+        gathered = gather(lane, sides, self.beta)
+        weights = _UserWeights(model, lane, sides, self.beta)
         blocks = (
             self._blocks(part, sides.items(number, part), weights.items[number])
             for number, (part, _) in gathered.items.items()
@@ -261,10 +244,9 @@ class RowBlocks:
 
 class _UserWeights:
     """Σ_j (w − β) Q̂_j Q̂_jᵀ of each user, and Σ_i (w − β) P̂_i P̂_iᵀ of each item that the lane met, (n, c, c); with the
-    complement's β G_Q and β G_P, the latter where the item is at home."""
+    complement's β G_Q, and β G_P of the lane for every item."""
 
-    def __init__(self, model: Model, lane: Lane, sides: Sides, complement: Complement | None) -> None:
-        beta = 0.0 if complement is None else complement.beta
+    def __init__(self, model: Model, lane: Lane, sides: Sides, beta: float) -> None:
         columns = {side: model.score_columns(side) for side in SideName}
         p = sides.users(lane.users).scores[:, columns[SideName.ITEMS]].astype(np.float64)
         self.users: Stack = np.zeros((*p.shape, p.shape[1]))
@@ -274,12 +256,12 @@ class _UserWeights:
             weights = block.matrix(rating_weights(block) - beta, part.rows)
             self.users += _near(weights, q, q)
             self._add(number, _near(weights.T.tocsr(), p, p))
-        if complement is not None:
-            own, other = columns[SideName.USERS], columns[SideName.ITEMS]
-            self.users += beta * complement.items[np.ix_(own, own)]
-            for number, part in lane.home:
-                gram = beta * complement.users[np.ix_(other, other)]
-                self._add(number, np.broadcast_to(gram, (part.rows, *gram.shape)))
+        if beta:
+            own = columns[SideName.USERS]
+            self.users += beta * sides.items_gram(lane.items)[np.ix_(own, own)]
+            more = beta * gram(p)
+            for number, part in lane.items:
+                self._add(number, np.broadcast_to(more, (part.rows, *more.shape)))
 
     def _add(self, number: int, more: Stack) -> None:
         before = self.items.get(number)
@@ -328,27 +310,26 @@ def _slope_scores(side: _Dense) -> Stack:
     return sums
 
 
-def finish_cross(model: Model, sums: Sums, complement: Complement, exact: bool) -> Matrix:
-    """The complement's share of (u_l, v_m): β (Xᵀ(D_l∘P̂_m)) (Yᵀ(Q̂_l∘D_m))ᵀ, a rank-one matrix for each l, m.
+def _complement_cross(model: Model, ux: Stack, vy: Stack, exact: bool) -> Stack:
+    """Σ over users and items of (D_l P̂_m x)(Q̂_l D_m y)ᵀ, (d1, c, d2, c): a rank-one matrix for each l, m.
 
-    exact: for the factors also δ_lm β Σ_s (Xᵀ(D_l∘P̂_s)) (Yᵀ(D_l∘Q̂_s))ᵀ, which is β (D_l∘X)ᵀ P̂Q̂ᵀ (D_l∘Y).
+    ux (d1, c, k+2) is Xᵀ(D_l ∘ P̂_s), vy (d2, c, k+2) alike.
+    exact: for the factors also δ_lm Σ_s (Xᵀ(D_l∘P̂_s)) (Yᵀ(D_l∘Q̂_s))ᵀ, which is (D_l∘X)ᵀ P̂Q̂ᵀ (D_l∘Y).
     """
-    ux, vy = array_of(sums, "ux"), array_of(sums, "vy")
     own, other = model.score_columns(SideName.USERS), model.score_columns(SideName.ITEMS)
     block: Stack = np.einsum("alm,bml->albm", ux[:, :, other], vy[:, :, own])
     if exact:
         for factor in range(model.rank):
             block[:, factor, :, factor] += ux[:, factor] @ vy[:, factor].T
-    return complement.beta * block.reshape(model.users_width * model.columns, -1)
+    return block
 
 
-def assembled(model: Model, sums: Sums, complement: Complement | None, exact: bool) -> Matrix:
+def assembled(model: Model, sums: Sums) -> Matrix:
     """The symmetric (p, p) matrix of the merged sums of `GaussNewton`."""
     cut = model.users_width * model.columns
     full = np.zeros((model.size, model.size))
     full[:cut, :cut], full[cut:, cut:] = diagonal_blocks(model, sums)
-    cross = array_of(sums, "uv")
-    full[:cut, cut:] = cross if complement is None else cross + finish_cross(model, sums, complement, exact)
+    full[:cut, cut:] = array_of(sums, "uv")
     full[cut:, :cut] = full[:cut, cut:].T
     return full
 

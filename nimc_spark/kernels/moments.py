@@ -142,7 +142,7 @@ def targets(lane: Lane, part: Part, block: RatingBlock) -> Vector:
 class SideMoments:
     """weight Σ w, ratings |Ω|, and of each side mean Σ w x (d,) and square Σ w x xᵀ (d, d), all over ratings.
 
-    users_rows counts users with a rating, items_rows all items.
+    users_rows counts users with a rating; items_rows all items, once a lane, and lanes the lanes.
     """
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
@@ -164,7 +164,8 @@ class SideMoments:
             "weight": np.array([per_user.sum()]),
             "ratings": np.array([float(count.sum())]),
             "users_rows": np.array([float(np.count_nonzero(count))]),
-            "items_rows": np.array([float(sum(part.rows for _, part in lane.home))]),
+            "items_rows": np.array([float(sum(part.rows for _, part in lane.items))]),
+            "lanes": np.ones(1),
             "users_mean": users_mean,
             "users_square": users_square,
             "items_mean": items_mean,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nimc_spark.kernels.complement import Complement, Matrix
+from nimc_spark.kernels.complement import Matrix
 from nimc_spark.kernels.curvature import Stack, array_of, assembled, diagonal_blocks, row_blocks
 from nimc_spark.kernels.features import Rows, dense_rows
 from nimc_spark.kernels.model import Model, Parameters, SideName
@@ -74,22 +74,19 @@ class Objective:
         self.beta = beta
         self.scale = np.where(mask, np.sqrt(count / np.where(mask, curvature, 1.0)), 0.0)
 
-    def value_and_gradient(
-        self, theta: Vector, sums: Sums, complement: Complement | None = None
-    ) -> tuple[float, Vector]:
+    def value_and_gradient(self, theta: Vector, sums: Sums) -> tuple[float, Vector]:
         """f and ∇f (p,) from the merged sums of `LossGradient` at theta (p,)."""
         penalty = self.strength * theta
-        loss = float(array_of(sums, "loss")[0]) + (0.0 if complement is None else complement.value())
-        value = (loss + 0.5 * float(theta @ penalty)) / self.count
+        value = (float(array_of(sums, "loss")[0]) + 0.5 * float(theta @ penalty)) / self.count
         return value, self._mean(self._vector(sums) + penalty)
 
     def product(self, direction: Vector, sums: Sums) -> Vector:
         """∇²f·v or its Gauss-Newton part (p,), from the merged sums of `Product` along v."""
         return self._mean(self._vector(sums) + self.strength * direction)
 
-    def matrix(self, sums: Sums, complement: Complement | None = None, exact: bool = False) -> Matrix:
-        """∇²f (exact) or its Gauss-Newton part, (p, p), from the merged sums of `GaussNewton`."""
-        full = assembled(self.model, sums, complement, exact)
+    def matrix(self, sums: Sums) -> Matrix:
+        """∇²f or its Gauss-Newton part, (p, p), from the merged sums of `GaussNewton`, exact or not."""
+        full = assembled(self.model, sums)
         full[np.diag_indices_from(full)] += self.strength
         full[~self.mask] = 0.0
         full[:, ~self.mask] = 0.0

@@ -6,7 +6,7 @@ enter once, on the driver (`objective.py`). Adding a statistic is one class here
 Conventions
     Sums     a dict of named sums: float64 arrays, or `Rows` where only touched rows of a (d, c) array travel
     Lane     a user part with its rating blocks, in block order; sums run in that order, so their bits are fixed
-    home     the item parts of a lane that this lane alone counts, so that a sum over items has each item once
+    items    all item parts, those without a rating of the lane too: a complement counts every item with its users
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nimc_spark.kernels.complement import Complement
+from nimc_spark.kernels.complement import Matrix, gram
 from nimc_spark.kernels.features import Array, Part, Rows, add_rows, stack_rows
 from nimc_spark.kernels.model import Forward, Model, Parameters, SideName, backward, forward, pull
 from nimc_spark.kernels.ratings import RatingBlock, inner_products, middle, rating_weights
@@ -28,11 +28,11 @@ Sums = dict[str, npt.NDArray[np.float64] | Rows]
 
 @dataclass(frozen=True)
 class Lane:
-    """One user part and its blocks, each with the number of its item part and that part; and its home item parts."""
+    """One user part and its blocks, each with the number of its item part and that part; and all item parts."""
 
     users: Part
     blocks: tuple[tuple[int, Part, RatingBlock], ...]
-    home: tuple[tuple[int, Part], ...] = ()
+    items: tuple[tuple[int, Part], ...] = ()
 
 
 class Sides:
@@ -44,6 +44,7 @@ class Sides:
         self.parameters = Parameters(*(w.astype(model.dtype, copy=False) for w in parameters))
         self._items: dict[int, Forward] = {}
         self._users: tuple[Part, Forward] | None = None
+        self._items_gram: Matrix | None = None
 
     def users(self, part: Part) -> Forward:
         if self._users is None or self._users[0] is not part:
@@ -54,6 +55,12 @@ class Sides:
         if number not in self._items:
             self._items[number] = forward(self.model, SideName.ITEMS, part, self.parameters.items)
         return self._items[number]
+
+    def items_gram(self, items: Sequence[tuple[int, Part]]) -> Matrix:
+        """Q̂ᵀQ̂ over the items of all parts, (k+2, k+2), made once."""
+        if self._items_gram is None:
+            self._items_gram = np.sum([gram(self.items(number, part).scores) for number, part in items], axis=0)
+        return self._items_gram
 
 
 class Statistic(Protocol):
@@ -108,9 +115,8 @@ class Gathered:
         self.items[number] = (part, more.astype(np.float64) if before is None else before[1] + more)
 
 
-def gather(lane: Lane, sides: Sides, complement: Complement | None) -> Gathered:
+def gather(lane: Lane, sides: Sides, beta: float) -> Gathered:
     """Loss, E Q̂ and Eᵀ P̂ over the lane's blocks, and the complement's share of them (`complement.py`)."""
-    beta = 0.0 if complement is None else complement.beta
     p = sides.users(lane.users).scores
     found = Gathered(0.0, np.zeros(p.shape), {})
     for number, part, block in lane.blocks:
@@ -118,21 +124,26 @@ def gather(lane: Lane, sides: Sides, complement: Complement | None) -> Gathered:
         found.loss += loss
         found.users += eq
         found.add_items(number, part, ep)
-    if complement is not None:
-        found.users += beta * (p @ complement.items)
-        for number, part in lane.home:
-            found.add_items(number, part, beta * (sides.items(number, part).scores @ complement.users))
+    if beta:
+        own, other = gram(p), sides.items_gram(lane.items)
+        found.loss += 0.5 * beta * float(np.vdot(own, other))
+        found.users += p @ (beta * other).astype(p.dtype)
+        for number, part in lane.items:
+            found.add_items(number, part, sides.items(number, part).scores @ (beta * own).astype(p.dtype))
     return found
 
 
 @dataclass(frozen=True)
 class LossGradient:
-    """loss = ½ Σ_Ω w e², users = Xᵀ[P' ∘ (E Q̂)], items = Yᵀ[Q' ∘ (Eᵀ P̂)], all without the factor 1/|Ω|."""
+    """loss = ½ Σ_Ω w e², users = Xᵀ[P' ∘ (E Q̂)], items = Yᵀ[Q' ∘ (Eᵀ P̂)], all without the factor 1/|Ω|.
 
-    complement: Complement | None = None
+    With `beta` the sums are those of `complement.py`.
+    """
+
+    beta: float = 0.0
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
-        return gradient_sums(lane, sides, gather(lane, sides, self.complement))
+        return gradient_sums(lane, sides, gather(lane, sides, self.beta))
 
 
 def gradient_sums(lane: Lane, sides: Sides, gathered: Gathered) -> Sums:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nimc_spark.solvers.oracle import Answer, Query, Vector, evaluation_of
+from nimc_spark.solvers.oracle import Answer, At, Query, Vector, evaluation_of
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Iterate
 from nimc_spark.solvers.stopping import StopReason
@@ -34,7 +34,7 @@ class AdamState(NamedTuple):
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        return (Query(self.trial),)
+        return (At(self.trial),)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from nimc_spark.solvers.damping import Damping
 from nimc_spark.solvers.lm import curvature, damped_step
-from nimc_spark.solvers.oracle import Answer, Evaluation, Query, Vector, Want, evaluation_of, product_of
+from nimc_spark.solvers.oracle import Along, Answer, At, Evaluation, Query, Vector, Want, evaluation_of, product_of
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Iterate
 from nimc_spark.solvers.stopping import StopReason
@@ -52,8 +52,8 @@ class GncgState(NamedTuple):
     @property
     def queries(self) -> tuple[Query, ...]:
         if self.inner is not None and self.best is not None:
-            return (Query(self.best.x, Want.PRODUCT, self.inner.direction),)
-        return (Query(self.trial, Want.BLOCKS),)
+            return (Along(self.best.x, self.inner.direction, exact=False),)
+        return (At(self.trial, Want.BLOCKS),)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nimc_spark.solvers.oracle import Answer, Evaluation, Query, Vector, evaluation_of
+from nimc_spark.solvers.oracle import Answer, At, Evaluation, Query, Vector, evaluation_of
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Iterate
 from nimc_spark.solvers.stopping import StopReason
@@ -42,7 +42,7 @@ class LbfgsState(NamedTuple):
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        return (Query(self.trial),)
+        return (At(self.trial),)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from nimc_spark.solvers.curvature import BlockDiagonal
 from nimc_spark.solvers.damping import Damping
-from nimc_spark.solvers.oracle import Answer, Evaluation, Query, Vector, Want, evaluation_of
+from nimc_spark.solvers.oracle import Answer, At, Evaluation, Query, Vector, Want, evaluation_of
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Iterate
 from nimc_spark.solvers.stopping import StopReason
@@ -34,7 +34,7 @@ class LmState(NamedTuple):
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        return tuple(Query(x, Want.MATRIX) for x, _ in self.trials)
+        return tuple(At(x, Want.MATRIX) for x, _ in self.trials)
 
 
 @dataclass(frozen=True)

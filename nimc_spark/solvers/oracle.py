@@ -16,7 +16,7 @@ Vector = npt.NDArray[np.float64]
 
 
 class Want(Enum):
-    """What is asked at a point: f and ∇f, also with a part of ∇²f; or a product along a direction.
+    """What is asked at a point: f and ∇f, also with a part of ∇²f.
 
     MATRIX is the whole Gauss-Newton matrix, HESSIAN the whole ∇²f, BLOCKS diagonal blocks of the Gauss-Newton matrix.
     """
@@ -25,16 +25,24 @@ class Want(Enum):
     MATRIX = "matrix"
     HESSIAN = "hessian"
     BLOCKS = "blocks"
-    PRODUCT = "product"
-    HESSIAN_PRODUCT = "hessian_product"
 
 
-class Query(NamedTuple):
-    """A point x (p,), and the direction (p,) of a product."""
+class At(NamedTuple):
+    """What is wanted at a point x (p,)."""
 
     x: Vector
     want: Want = Want.GRADIENT
-    direction: Vector | None = None
+
+
+class Along(NamedTuple):
+    """The product of ∇²f(x) or, without `exact`, of the Gauss-Newton matrix with a direction (p,)."""
+
+    x: Vector
+    direction: Vector
+    exact: bool = True
+
+
+Query: TypeAlias = At | Along
 
 
 class Evaluation(NamedTuple):
@@ -60,11 +68,11 @@ class Oracle(ABC):
 
     def evaluate(self, points: Sequence[Vector], want: Want = Want.GRADIENT) -> list[Evaluation]:
         """f and ∇f at each point."""
-        return [evaluation_of(answer) for answer in self.answer([Query(x, want) for x in points])]
+        return [evaluation_of(answer) for answer in self.answer([At(x, want) for x in points])]
 
-    def product(self, x: Vector, direction: Vector, want: Want = Want.HESSIAN_PRODUCT) -> Vector:
+    def product(self, x: Vector, direction: Vector, exact: bool = True) -> Vector:
         """∇²f(x)·direction, or the Gauss-Newton matrix's product."""
-        return product_of(self.answer([Query(x, want, direction)])[0])
+        return product_of(self.answer([Along(x, direction, exact)])[0])
 
 
 def evaluation_of(answer: Answer) -> Evaluation:
@@ -95,8 +103,9 @@ class ScaledOracle(Oracle):
         return [self._scaled(answer) for answer in self._oracle.answer([self._unscaled(q) for q in queries])]
 
     def _unscaled(self, query: Query) -> Query:
-        direction = None if query.direction is None else self._scale * query.direction
-        return Query(self._scale * query.x, query.want, direction)
+        if isinstance(query, Along):
+            return Along(self._scale * query.x, self._scale * query.direction, query.exact)
+        return At(self._scale * query.x, query.want)
 
     def _scaled(self, answer: Answer) -> Answer:
         if not isinstance(answer, Evaluation):

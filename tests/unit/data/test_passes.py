@@ -103,7 +103,7 @@ def test_order_of_arrival_does_not_matter(lanes: int) -> None:
 
 def test_lanes_come_one_by_one_with_the_blocks_they_saw() -> None:
     problem = small_problem()
-    found = list(lane_sums(problem.records(2, 2), problem.model, requests(points(problem, 2)), 2))
+    found = list(lane_sums(problem.records(2, 2), problem.model, requests(points(problem, 2))))
     assert [(r.lane, r.request) for r in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert found[0].blocks == (BlockId(0, 0, 0), BlockId(0, 1, 0))
     assert found[3].blocks == (BlockId(1, 0, 0), BlockId(1, 1, 0))
@@ -118,7 +118,7 @@ def test_a_task_may_hold_any_whole_lanes() -> None:
     records, sets = problem.records(3, 2), points(problem)
     items = [r for r in records if r.lane == ITEM_LANE]
     tasks = [items + [r for r in records if r.lane in lanes] for lanes in ((1,), (0, 2))]
-    results = [r for task in tasks for r in lane_sums(task, problem.model, requests(sets), 3)]
+    results = [r for task in tasks for r in lane_sums(task, problem.model, requests(sets))]
     assert bits(merged(results, 1)) == bits(LocalOracle(records).run(LossGradient(), problem.model, sets))
 
 

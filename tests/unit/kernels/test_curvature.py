@@ -13,7 +13,7 @@ from nimc_spark.data.local import LocalOracle
 from nimc_spark.data.oracle import BoundOracle
 from nimc_spark.kernels.curvature import RowBlocks
 from nimc_spark.kernels.model import Vector
-from nimc_spark.solvers.oracle import Query, Want
+from nimc_spark.solvers.oracle import Along, At, Want
 from tests.unit.kernels.test_objective import relative_error, some_point
 from tests.unit.problems import (
     ITEMS,
@@ -57,7 +57,7 @@ def check(problem: Problem) -> None:
     assert relative_error(product, (after.gradient - before.gradient) / (2 * STEP)) <= 1e-6
     hessian, gauss_newton = (matrix(oracle, theta, want) for want in (Want.HESSIAN, Want.MATRIX))
     assert relative_error(hessian @ v, product) <= 1e-10
-    assert relative_error(gauss_newton @ v, oracle.product(theta, v, Want.PRODUCT)) <= 1e-10
+    assert relative_error(gauss_newton @ v, oracle.product(theta, v, exact=False)) <= 1e-10
     np.testing.assert_array_equal(hessian, hessian.T)
     assert np.linalg.eigvalsh(gauss_newton)[0] > -1e-12
 
@@ -141,8 +141,8 @@ def test_lanes_and_item_parts_change_rounding_only(beta: float, lanes: int, item
     one, many = bound(problem), bound(problem, lanes, item_parts)
     for want in (Want.MATRIX, Want.HESSIAN):
         assert relative_error(matrix(many, theta, want).ravel(), matrix(one, theta, want).ravel()) <= 1e-12
-    for want in (Want.PRODUCT, Want.HESSIAN_PRODUCT):
-        assert relative_error(many.product(theta, v, want), one.product(theta, v, want)) <= 1e-12
+    for exact in (True, False):
+        assert relative_error(many.product(theta, v, exact), one.product(theta, v, exact)) <= 1e-12
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.4])
@@ -160,8 +160,7 @@ def test_blocks_are_those_of_the_matrix(encoding: str, beta: float) -> None:
     np.testing.assert_allclose(found.stacks[1][0], whole[cut:, cut:], rtol=1e-13, atol=1e-16)
     passes = problem.passes(2, 2)
     goal = problem.objective(passes)
-    complement = oracle.complements([Query(theta)])[0]
-    rows = goal.blocks(passes.run(RowBlocks(complement), model, [model.unravel(theta)])[0])
+    rows = goal.blocks(passes.run(RowBlocks(beta), model, [model.unravel(theta)])[0])
     c = model.columns
     for place, block in enumerate(np.concatenate(rows)):
         mine = slice(place * c, (place + 1) * c)
@@ -173,7 +172,7 @@ def test_queries_of_different_kinds_share_a_pass() -> None:
     theta = some_point(problem)
     v = some_direction(problem, theta)
     oracle = bound(problem, 2, 2)
-    queries = [Query(theta), Query(theta, Want.HESSIAN_PRODUCT, v), Query(2 * theta), Query(theta, Want.PRODUCT, v)]
+    queries = [At(theta), Along(theta, v), At(2 * theta), Along(theta, v, exact=False)]
     together = oracle.answer(queries)
     for query, answer in zip(queries, together, strict=True):
         alone = oracle.answer([query])[0]

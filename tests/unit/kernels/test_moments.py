@@ -89,9 +89,9 @@ def test_side_moments(grid: tuple[int, int], encoding: str) -> None:
         x = dense(features)[rows]
         np.testing.assert_allclose(array_of(found, f"{name}_mean"), o.weight @ x, rtol=1e-12)
         np.testing.assert_allclose(array_of(found, f"{name}_square"), (o.weight[:, None] * x).T @ x, atol=1e-12)
-    counts = [float(array_of(found, name)[0]) for name in ("weight", "ratings", "users_rows", "items_rows")]
-    # The last user has no rating; items are counted with or without.
-    assert counts == pytest.approx([o.weight.sum(), 14, 5, 5], rel=1e-14)
+    counts = [float(array_of(found, name)[0]) for name in ("weight", "ratings", "users_rows", "lanes", "items_rows")]
+    # The last user has no rating; items are counted with or without, in every lane.
+    assert counts == pytest.approx([o.weight.sum(), 14, 5, grid[0], 5 * grid[0]], rel=1e-14)
 
 
 @pytest.mark.parametrize("degrees", [(1, 1), (3, 1), (1, 3), (2, 2)])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nimc_spark.solvers.curvature import BlockDiagonal
-from nimc_spark.solvers.oracle import Answer, Evaluation, Oracle, Query, Vector, Want
+from nimc_spark.solvers.oracle import Along, Answer, Evaluation, Oracle, Query, Vector, Want
 
 
 class Counted(Oracle):
@@ -25,7 +25,7 @@ class Counted(Oracle):
         return [self._one(query) for query in queries]
 
     def _one(self, query: Query) -> Answer:
-        if query.direction is not None:
+        if isinstance(query, Along):
             return self._hessian(query.x) @ query.direction
         if query.want is Want.GRADIENT:
             return Evaluation(*self._function(query.x))
