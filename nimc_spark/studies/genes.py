@@ -319,4 +319,12 @@ costs nothing, and what can be learned is one list for all diseases, the genes t
 own training count says that best; the models see it through the gene network's features alone. An explanation of the
 differences within that, not measured: ReLU and tanh scores can be near zero on most pairs of Ω^c, sigmoid's are sums of
 positive numbers without an offset and cannot unless every unit is off; tanh stays near its linear part, and near
-IMC."""
+IMC.
+
+Are the rows in order? The associations are: with genes in the order of EntrezID.txt and diseases in that of
+diseaseID.txt, 29 of 29 textbook pairs (such as 3064 and 143100, 1080 and 219700) are among them. The disease network
+has 2006 of the 2179 diseases up to 609016 and none of the 1036 with higher, that is later, numbers, so its empty rows
+are in the order of diseaseID.txt too. Its links are not: of 116 pairs of the same family (retinitis pigmentosa,
+Charcot-Marie-Tooth, spastic paraplegia, …) 26 are linked, about as many as of any pairs, haemophilia A and B are not,
+and no shift or reversal of the rows makes pairs that share a gene linked more often. Neighbouring rows are linked three
+times as often as others, so it is no noise, but whose links they are cannot be told from the files."""
