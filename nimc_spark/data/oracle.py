@@ -40,13 +40,15 @@ class BoundOracle(Oracle):
         self._passes = passes
         self._objective = objective
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        sums = self._passes.answer(self._objective.model, [self._request(query) for query in queries])
-        return [self._answer(*found) for found in zip(queries, sums, strict=True)]
-
-    def _request(self, query: Query) -> Request:
+    def requests(self, queries: Sequence[Query]) -> list[Request]:
         model = self._objective.model
-        return Request(self._statistic(query), model.unravel(query.x))
+        return [Request(self._statistic(query), model.unravel(query.x)) for query in queries]
+
+    def run(self, requests: Sequence[Request]) -> list[Sums]:
+        return self._passes.answer(self._objective.model, requests)
+
+    def answers(self, queries: Sequence[Query], results: Sequence[Sums]) -> list[Answer]:
+        return [self._answer(*found) for found in zip(queries, results, strict=True)]
 
     def _statistic(self, query: Query) -> Statistic:
         model, beta = self._objective.model, self._objective.beta

@@ -37,7 +37,7 @@ from nimc_spark.kernels.tensor import Coefficients, Signs, find_units, signs_of,
 from nimc_spark.solvers.curvature import BlockDiagonal
 from nimc_spark.solvers.lm import Lm
 from nimc_spark.solvers.multistart import minimize
-from nimc_spark.solvers.oracle import Answer, Evaluation, Oracle, Query, ScaledOracle
+from nimc_spark.solvers.oracle import Evaluation, Oracle, Query, ScaledOracle
 from nimc_spark.solvers.progress import Progress
 
 Matrix = npt.NDArray[np.float64]
@@ -173,8 +173,8 @@ class _ScalesOracle(Oracle):
     def __init__(self, passes: PassOracle, model: Model, directions: Parameters) -> None:
         self._passes, self._model, self._directions = passes, model, directions
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        points = [self.parameters(query.x) for query in queries]
+    def run(self, requests: Sequence[Query]) -> list[Evaluation]:
+        points = [self.parameters(query.x) for query in requests]
         return [_evaluation(sums) for sums in self._passes.run(LogScales(), self._model, points)]
 
     def parameters(self, x: Vector) -> Parameters:

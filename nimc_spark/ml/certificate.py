@@ -93,7 +93,8 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
     inputs = {side: side_input(model, side, held[side], ratings.sparkSession) for side in SideName}
     with problem(exact, ratings, inputs) as fit:
         theta = _parameters(model, fit.model)
-        goal, oracle = fit.bound()
+        goal = fit.objective
+        oracle = fit.problem.oracle.bind(goal)
         at = oracle.evaluate([theta])[0]
         ends = extreme_eigenvalues(oracle, theta, goal.mask, model.getOrDefault("seed"), limit=limit)
         return Certificate(

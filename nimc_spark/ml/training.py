@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
@@ -38,8 +39,9 @@ from nimc_spark.ml.sides import SideInput, TrainingSide, read_table, training_si
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.solvers import chosen, solver
 from nimc_spark.solvers.multistart import Outcome, PassRecord, best_outcome, minimize
-from nimc_spark.solvers.oracle import Oracle, ScaledOracle
+from nimc_spark.solvers.oracle import ScaledOracle
 from nimc_spark.solvers.progress import Progress
+from nimc_spark.solvers.solver import Solver
 
 OnPass = Callable[[PassRecord], None]
 _LOG = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
         plan = _solver_plan(params, profile, data)
         blocks = build_blocks(ratings, profile, data, plan.dtype, limits)
     try:
-        yield Fit(params, profile, sides, blocks, SparkOracle(dataset.sparkSession, blocks), plan)
+        yield Fit(params, Problem(profile, sides, blocks, SparkOracle(dataset.sparkSession, blocks), plan))
     finally:
         blocks.close()
 
@@ -225,32 +227,45 @@ def canonical_ratings(params: NIMCParams, dataset: DataFrame, roles: Mapping[str
     return dataset.select(*columns)
 
 
-class Fit:
-    """The steps after the blocks are built; each uses what the ones before it found."""
+@dataclass(frozen=True)
+class Problem:
+    """The training data as passes see them, whatever the rank, activations and penalties."""
 
-    def __init__(
-        self,
-        params: NIMCParams,
-        profile: RatingsProfile,
-        sides: Mapping[SideName, TrainingSide],
-        blocks: BlockSet,
-        oracle: PassOracle,
-        plan: _SolverPlan,
-    ) -> None:
+    profile: RatingsProfile
+    sides: Mapping[SideName, TrainingSide]
+    blocks: BlockSet
+    oracle: PassOracle
+    plan: _SolverPlan
+
+    @cached_property
+    def layouts(self) -> Mapping[SideName, Layout]:
+        """The feature groups of each side."""
+        ids = self.blocks.sides
+        return {side: self.sides[side].layout(ids[side], ids[side.other]) for side in SideName}
+
+    @cached_property
+    def counts(self) -> Mapping[SideName, Vector]:
+        """c_r of each side, by a pass. Raises DataError for features that are not finite."""
+        widths = {side: self.layouts[side].width for side in SideName}
+        model = Model(1, widths[SideName.USERS], widths[SideName.ITEMS], dtype=self.plan.dtype)
+        sums = self.oracle.run(FeatureCounts(), model, [model.unravel(np.zeros(model.size))])[0]
+        if array_of(sums, "non_finite")[0]:
+            raise DataError("the features have NaN or infinite values after encoding: a column's scale overflows")
+        return {side: dense_rows(_rows(sums, side.value), widths[side])[:, 0] for side in SideName}
+
+
+class Fit:
+    """One way to train on a problem: a shape, an objective, a start, and in the end a model."""
+
+    def __init__(self, params: NIMCParams, problem: Problem) -> None:
         self._get = params.getOrDefault
         self._beta = params.complement_weight
-        self._profile = profile
-        self._sides = sides
-        self._blocks = blocks
-        self._oracle = oracle
-        self._layouts = {side: sides[side].layout(blocks.sides[side], blocks.sides[side.other]) for side in SideName}
-        self._plan = plan
+        self.problem = problem
         self._warnings: list[str] = []
-        self._model = _shape(params, self._layouts, plan.dtype)
+        self.model = _shape(params, problem.layouts, problem.plan.dtype)
 
     def run(self, on_pass: OnPass, began: float) -> Trained:
-        counts = self._counts()
-        goal = self._objective(counts)
+        """Train to the end."""
         losses: list[tuple[float, ...]] = []
 
         def record(done: PassRecord) -> None:
@@ -258,117 +273,131 @@ class Fit:
             _LOG.debug("pass %d: loss %.9g", done.number, min(done.losses))
             on_pass(done)
 
-        theta, outcome, start = self._minimize(goal, counts, record)
-        parameters = self._model.unravel(theta)
-        averages = self._oracle.run(Averages(), self._model, [parameters])[0]
+        outcome, start = self._minimize(record)
+        return self.trained(outcome, start, [row[start] for row in losses], began)
+
+    def trained(self, outcome: Outcome, start: int, losses: Sequence[float], began: float) -> Trained:
+        """The model at an outcome in the variables of `oracle`, `losses` its loss after each pass; costs a pass."""
+        goal, problem = self.objective, self.problem
+        parameters = self.parameters(outcome)
+        averages = problem.oracle.run(Averages(), self.model, [parameters])[0]
         summary = TrainingSummary(
-            ratings=self._profile.count,
-            users=self._blocks.sides[SideName.USERS].count,
-            items=self._blocks.sides[SideName.ITEMS].count,
+            ratings=problem.profile.count,
+            users=problem.blocks.sides[SideName.USERS].count,
+            items=problem.blocks.sides[SideName.ITEMS].count,
             parameters=int(goal.mask.sum()),
-            lanes=len(self._blocks.lanes),
+            lanes=len(problem.blocks.lanes),
             passes=len(losses),
             start=start,
             reason=outcome.reason.value,
             loss=outcome.iterate.value,
-            losses=tuple(row[start] for row in losses),
+            losses=tuple(losses),
             seconds=round(time.monotonic() - began, 3),
             collapsed=self._collapsed(averages),
-            solver=self._plan.solver,
+            solver=problem.plan.solver,
             warnings=(
                 *self._warnings,
                 *self._shape_warnings(int(goal.mask.sum())),
-                *flat_units(self._model, averages),
+                *flat_units(self.model, averages),
             ),
         )
         for warning in summary.warnings:
             _LOG.warning(warning)
         if summary.collapsed:
             _LOG.warning("training collapsed: the factors tell no pair from another; lower regParam")
-        features = {side: self._sides[side].features for side in SideName}
-        # The pairs of a complement are data too, with the rating 0.
-        zero = [0.0] if goal.beta else []
-        spread = min(self._profile.lowest, *zero, np.inf), max(self._profile.highest, *zero, -np.inf)
+        features = {side: problem.sides[side].features for side in SideName}
         sides = {side: self._side_model(side, parameters, averages) for side in SideName}
-        return Trained(self._model, sides, features, spread, summary)
+        return Trained(self.model, sides, features, self.rating_range, summary)
 
     @property
-    def model(self) -> Model:
-        return self._model
+    def rating_range(self) -> tuple[float, float]:
+        """What scores are bounded by; the pairs of a complement are data too, with the rating 0."""
+        zero = [0.0] if self._beta else []
+        profile = self.problem.profile
+        return min(profile.lowest, *zero, np.inf), max(profile.highest, *zero, -np.inf)
 
-    def bound(self) -> tuple[Objective, Oracle]:
-        """The objective on the training data, and its oracle."""
-        goal = self._objective(self._counts())
-        return goal, self._oracle.bind(goal)
-
-    def _counts(self) -> dict[SideName, Vector]:
-        nothing = self._model.unravel(np.zeros(self._model.size))
-        sums = self._oracle.run(FeatureCounts(), self._model, [nothing])[0]
-        if array_of(sums, "non_finite")[0]:
-            raise DataError("the features have NaN or infinite values after encoding: a column's scale overflows")
-        return {side: dense_rows(_rows(sums, side.value), self._model.width(side))[:, 0] for side in SideName}
-
-    def _objective(self, counts: Mapping[SideName, Vector]) -> Objective:
+    @cached_property
+    def objective(self) -> Objective:
+        """What is minimized."""
         default = GroupPenalty(self._get("regParam"), self._get("linearRegParam"))
-        penalties = group_penalties(self._get("groupRegParam"), default, self._layouts)
-        power, beta = self._get("regPower"), self._beta
-        return objective(self._model, self._profile.count, counts, self._layouts, penalties, power, beta)
+        problem = self.problem
+        penalties = group_penalties(self._get("groupRegParam"), default, problem.layouts)
+        return objective(
+            self.model,
+            problem.profile.count,
+            problem.counts,
+            problem.layouts,
+            penalties,
+            self._get("regPower"),
+            self._beta,
+        )
+
+    @cached_property
+    def oracle(self) -> ScaledOracle:
+        """The objective on the training data, in the variables in which solvers see it."""
+        return ScaledOracle(self.problem.oracle.bind(self.objective), self.objective.scale)
+
+    @property
+    def solver(self) -> Solver[Any]:
+        return solver(self.problem.plan.solver, Progress(self._get("tol"), _GRADIENT_TOLERANCE))
+
+    @cached_property
+    def starts(self) -> list[Vector]:
+        """Random starts in the variables of `oracle`; with `init` = tensor the first is from moments of the ratings."""
+        problem, seed, spread = self.problem, self._get("seed"), self._get("initSpread")
+        starts = [
+            random_start(self.model, problem.counts, problem.profile.count, seed, number, spread)
+            for number in range(self._get("starts"))
+        ]
+        if self._get("init") == "tensor":
+            start = tensor_start(problem.oracle, self.model, seed)
+            self._warnings += start.warnings
+            starts[0] = start.theta
+        return [self.oracle.to_scaled(start) for start in starts]
+
+    def parameters(self, outcome: Outcome) -> Parameters:
+        """U and V at an outcome in the variables of `oracle`."""
+        return self.model.unravel(self.oracle.from_scaled(outcome.iterate.x))
 
     def _shape_warnings(self, parameters: int) -> list[str]:
         warnings = []
-        if parameters > self._profile.count:
+        if parameters > self.problem.profile.count:
             warnings.append(
-                f"{self._profile.count} ratings for {parameters} parameters: regParam decides what they become"
+                f"{self.problem.profile.count} ratings for {parameters} parameters: regParam decides what they become"
             )
         for side in SideName:
-            width = self._model.width(side)
-            if self._model.rank > width:
-                warnings.append(f"rank {self._model.rank} is above the {width} feature columns of the {side.value}")
+            width = self.model.width(side)
+            if self.model.rank > width:
+                warnings.append(f"rank {self.model.rank} is above the {width} feature columns of the {side.value}")
         return warnings
 
-    def _minimize(
-        self, goal: Objective, counts: Mapping[SideName, Vector], record: OnPass
-    ) -> tuple[Vector, Outcome, int]:
-        scaled = ScaledOracle(self._oracle.bind(goal), goal.scale)
-        starts = self._starts(counts)
-        method = solver(self._plan.solver, Progress(self._get("tol"), _GRADIENT_TOLERANCE))
+    def _minimize(self, record: OnPass) -> tuple[Outcome, int]:
+        """The best outcome and the number of its start."""
         # A fixed number of threads: the solver's inner products must not depend on the machine's cores.
         with one_blas_thread():
-            outcomes = minimize(scaled, method, [scaled.to_scaled(s) for s in starts], self._get("maxIter"), record)
+            outcomes = minimize(self.oracle, self.solver, self.starts, self._get("maxIter"), record)
         best = best_outcome(outcomes)
         if best.reason.failed:
             raise TrainingError(
                 f"training diverged: {best.reason.message}; check the ratings' scale, or lower initSpread "
                 f"(now {self._get('initSpread')}) or raise regParam (now {self._get('regParam')})"
             )
-        return scaled.from_scaled(best.iterate.x), best, outcomes.index(best)
-
-    def _starts(self, counts: Mapping[SideName, Vector]) -> list[Vector]:
-        """Random starts; with `init` = tensor the first of them from moments of the ratings."""
-        count, seed, spread = self._profile.count, self._get("seed"), self._get("initSpread")
-        starts = [
-            random_start(self._model, counts, count, seed, number, spread) for number in range(self._get("starts"))
-        ]
-        if self._get("init") == "tensor":
-            start = tensor_start(self._oracle, self._model, seed)
-            self._warnings += start.warnings
-            starts[0] = start.theta
-        return starts
+        return best, outcomes.index(best)
 
     def _collapsed(self, averages: Sums) -> bool:
         mean, square = array_of(averages, "interaction") / array_of(averages, "weight")[0]
         spread = float(np.sqrt(max(square - mean * mean, 0.0)))
-        return spread <= _COLLAPSED_SHARE * (self._profile.highest - self._profile.lowest)
+        return spread <= _COLLAPSED_SHARE * (self.problem.profile.highest - self.problem.profile.lowest)
 
     def _side_model(self, side: SideName, parameters: Parameters, averages: Sums) -> SideModel:
-        data, weights = {s: self._sides[s].data for s in SideName}, parameters.side(side).astype(np.float64)
+        data, weights = {s: self.problem.sides[s].data for s in SideName}, parameters.side(side).astype(np.float64)
         own = data[side]
         default = array_of(averages, side.value) / array_of(averages, "weight")[0]
-        ids = trained_ids(self._blocks, side, data, weights)
+        ids = trained_ids(self.problem.blocks, side, data, weights)
         history = trained_history(own, ids.num_rows, weights)
         declared = np.ascontiguousarray(weights[: own.declared_width])
         declared.flags.writeable = False
-        return SideModel(side, self._model, declared, ids, own.constant, tuple(float(v) for v in default), history)
+        return SideModel(side, self.model, declared, ids, own.constant, tuple(float(v) for v in default), history)
 
 
 def flat_units(model: Model, averages: Sums) -> list[str]:

@@ -29,6 +29,48 @@ class PassRecord:
     losses: tuple[float, ...]
 
 
+class Race:
+    """Solver runs of several problems over one Ω, an oracle and a start each, in the same passes.
+
+    A pass answers the queries of all runs that have not stopped; `run` is any of the oracles' pass.
+    """
+
+    def __init__(self, problems: Sequence[tuple[Oracle, Vector]], solver: Solver[Any]) -> None:
+        self._oracles = [oracle for oracle, _ in problems]
+        self._states = [solver.start(x) for _, x in problems]
+        self._solver = solver
+        self._left: set[int] = set()
+        self.passes = 0
+
+    @property
+    def running(self) -> list[int]:
+        """Places of the runs that go on."""
+        return [i for i, state in enumerate(self._states) if state.stopped is None and i not in self._left]
+
+    def leave(self, place: int) -> None:
+        """This run goes no further."""
+        self._left.add(place)
+
+    def advance(self, passes: int, on_pass: Callable[[PassRecord], None] = lambda record: None) -> None:
+        """So many passes more, or until all have stopped."""
+        for _ in range(passes):
+            running = self.running
+            if not running:
+                return
+            asked = [self._oracles[i].requests(self._states[i].queries) for i in running]
+            results = iter(self._oracles[running[0]].run([request for requests in asked for request in requests]))
+            for i, requests in zip(running, asked, strict=True):
+                state = self._states[i]
+                answers = self._oracles[i].answers(state.queries, list(islice(results, len(requests))))
+                self._states[i] = self._solver.step(state, answers)
+            self.passes += 1
+            on_pass(PassRecord(self.passes, tuple(state.best.value for state in self._states)))
+
+    def outcomes(self) -> list[Outcome]:
+        """Where each run is, in the order of the problems."""
+        return [Outcome(state.best, state.stopped or StopReason.MAX_PASSES) for state in self._states]
+
+
 def minimize(
     oracle: Oracle,
     solver: Solver[Any],
@@ -40,16 +82,9 @@ def minimize(
 
     Stops when all have stopped or after `max_passes` ≥ 1 passes. Outcomes are in the order of the starts.
     """
-    states = [solver.start(x) for x in starts]
-    for number in range(1, max_passes + 1):
-        running = [i for i, state in enumerate(states) if state.stopped is None]
-        if not running:
-            break
-        answers = iter(oracle.answer([query for i in running for query in states[i].queries]))
-        for i in running:
-            states[i] = solver.step(states[i], list(islice(answers, len(states[i].queries))))
-        on_pass(PassRecord(number, tuple(state.best.value for state in states)))
-    return [Outcome(state.best, state.stopped or StopReason.MAX_PASSES) for state in states]
+    race = Race([(oracle, start) for start in starts], solver)
+    race.advance(max_passes, on_pass)
+    return race.outcomes()
 
 
 def best_outcome(outcomes: Sequence[Outcome]) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -61,10 +61,28 @@ Answer: TypeAlias = Evaluation | Vector
 
 
 class Oracle(ABC):
-    """One call is one pass over Ω, whatever the number of queries."""
+    """One call is one pass over Ω, whatever the number of queries.
+
+    A pass has three steps, so that several problems over one Ω, which differ in their penalties, can share it: what the
+    queries ask of the data, the pass, and what its results mean for the queries. Without penalties and scales all three
+    speak of queries and answers.
+    """
+
+    def requests(self, queries: Sequence[Query]) -> list[Any]:
+        """What the queries ask of the data, one request each."""
+        return list(queries)
 
     @abstractmethod
-    def answer(self, queries: Sequence[Query]) -> list[Answer]: ...
+    def run(self, requests: Sequence[Any]) -> list[Any]:
+        """The pass: one result a request."""
+
+    def answers(self, queries: Sequence[Query], results: Sequence[Any]) -> list[Answer]:
+        """What the results of their requests mean for the queries."""
+        return list(results)
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        """The answers to the queries, in one pass."""
+        return self.answers(queries, self.run(self.requests(queries)))
 
     def evaluate(self, points: Sequence[Vector], want: Want = Want.GRADIENT) -> list[Evaluation]:
         """f and ∇f at each point."""
@@ -99,8 +117,15 @@ class ScaledOracle(Oracle):
         self._oracle = oracle
         self._scale = scale
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        return [self._scaled(answer) for answer in self._oracle.answer([self._unscaled(q) for q in queries])]
+    def requests(self, queries: Sequence[Query]) -> list[Any]:
+        return self._oracle.requests([self._unscaled(query) for query in queries])
+
+    def run(self, requests: Sequence[Any]) -> list[Any]:
+        return self._oracle.run(requests)
+
+    def answers(self, queries: Sequence[Query], results: Sequence[Any]) -> list[Answer]:
+        unscaled = [self._unscaled(query) for query in queries]
+        return [self._scaled(answer) for answer in self._oracle.answers(unscaled, results)]
 
     def _unscaled(self, query: Query) -> Query:
         if isinstance(query, Along):

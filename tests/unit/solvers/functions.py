@@ -20,7 +20,7 @@ class Counted(Oracle):
         self._function = function
         self.calls: list[int] = []
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+    def run(self, queries: Sequence[Query]) -> list[Answer]:
         self.calls.append(len(queries))
         return [self._one(query) for query in queries]
 

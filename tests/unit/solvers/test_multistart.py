@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nimc_spark.solvers import SOLVERS, solver
-from nimc_spark.solvers.multistart import Outcome, PassRecord, best_outcome, minimize
+from nimc_spark.solvers.multistart import Outcome, PassRecord, Race, best_outcome, minimize
+from nimc_spark.solvers.oracle import ScaledOracle
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Iterate
 from nimc_spark.solvers.stopping import StopReason
@@ -40,6 +41,25 @@ def test_passes_are_reported_with_the_best_loss_of_each_start() -> None:
     np.testing.assert_allclose(losses[0], [rosenbrock(x)[0] for x in STARTS], rtol=1e-15)
     assert np.diff(losses, axis=0).max() <= 0
     assert losses[-1].tolist() == [outcome.iterate.value for outcome in outcomes]
+
+
+def test_problems_over_one_data_set_share_passes_until_they_leave() -> None:
+    data, method = Counted(rosenbrock), solver("lbfgs", PROGRESS)
+    scales = [np.array([1.0, 1.0]), np.array([0.5, 2.0]), np.array([2.0, 1.0])]
+    views = [ScaledOracle(data, scale) for scale in scales]
+    race = Race([(view, view.to_scaled(STARTS[0])) for view in views], method)
+    race.advance(6)
+    race.leave(1)
+    race.advance(100)
+    assert data.calls[:7] == [3] * 6 + [2]
+    assert race.passes == len(data.calls)
+    alone = [
+        minimize(view, method, [view.to_scaled(STARTS[0])], passes)[0]
+        for view, passes in zip(views, (106, 6, 106), strict=True)
+    ]
+    for found, single in zip(race.outcomes(), alone, strict=True):
+        assert found.reason is single.reason
+        assert found.iterate.x.tobytes() == single.iterate.x.tobytes()
 
 
 def outcome(value: float, reason: StopReason) -> Outcome:
