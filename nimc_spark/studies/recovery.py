@@ -78,6 +78,6 @@ kept by its training loss, at most 100 passes; gd with backtracking from one of 
 ratings needed do not depend on n."""
 
 SEEN = """In the full run both hold for lm: from n = 20 (sigmoid) and 40 (ReLU) on, 2 p ratings do for sigmoid and 4 p
-for ReLU, p = 2 k d parameters, whatever n, up to one trial in four of the cells. Nothing is recovered in the first
+for ReLU, p = 2 k d parameters, whatever n, up to one trial in each of five cells. Nothing is recovered in the first
 column, for two reasons. With n = d users sigmoid fits the ratings to rounding by another model: they do not determine
 it. With n = 2 d and ReLU all starts end at a training loss above zero: they are stuck, and it shows."""
