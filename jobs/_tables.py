@@ -83,7 +83,7 @@ def shared_model(context: Context, path: str, tables: Tables, training_only: boo
     key = path, *sorted(tables.versions.items())
     for rows in (training_only, not training_only):
         model = context.models.get((*key, rows))
-        if model is not None and (rows == training_only or not model.hasHistories):
+        if model is not None and (rows == training_only or not model.usesContext):
             return model
     ratings = split_ratings(context.config, tables.ratings)[0] if training_only else tables.ratings
     model = load_model(path, tables, ratings)

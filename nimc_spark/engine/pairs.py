@@ -8,7 +8,7 @@ source is "model" or "baseline". The sum runs in column order: same bits as the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -58,12 +58,13 @@ def score_pairs(
     prediction_col: str,
     source_col: str = "score_source",
     clip: tuple[float, float] | None = None,
+    source_of: Callable[[Column, Column], Column] = combined_source,
 ) -> DataFrame:
     """The pairs' columns and rows, all kept, with `prediction_col` (double) and `source_col` (string) added.
 
     A null id, or one that its factor table does not hold, gets the side's default row and source "baseline".
-    `clip` = (lo, hi) bounds the predictions. Raises UsageError if the two sides have different widths, or if a
-    new column's name is already there.
+    `source_of` makes a pair's source of those of its two rows, null for no row. `clip` = (lo, hi) bounds the
+    predictions. Raises UsageError if the two sides have different widths, or if a new column's name is already there.
     """
     if len(user_default) != len(item_default):
         raise UsageError(f"user factors have width {len(user_default)}, item factors {len(item_default)}: must agree")
@@ -74,7 +75,7 @@ def score_pairs(
     joined = _with_factors(_with_factors(pairs, "user", user_col, users), "item", item_col, items)
     dot = arrow_udf(_dot, "double")  # type: ignore[call-overload]
     score = clipped(dot(_factors_or("user", user_default), _factors_or("item", item_default)), clip)
-    source = combined_source(F.col("__nimc_user_source"), F.col("__nimc_item_source"))
+    source = source_of(F.col("__nimc_user_source"), F.col("__nimc_item_source"))
     return joined.select(*kept, score.alias(prediction_col), source.alias(source_col))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -15,11 +15,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import DataType
 
+from nimc_spark.engine.cells import MAIN, Router, routed_default, routed_rows, routed_source, routed_top_k
 from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, factor_rows
+from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.history import history_lists
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
-from nimc_spark.engine.pairs import BASELINE, clipped, score_pairs
+from nimc_spark.engine.pairs import BASELINE, clipped, combined_source, score_pairs
 from nimc_spark.engine.topk import top_k
 from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.model import SideName
@@ -36,6 +38,9 @@ RANKS_BY_RATINGS = (
     "lists are ordered by predicted ratings, which is not the order in which people choose: "
     "train with objective = ranking for that"
 )
+TABLES = ("usersTable", "itemsTable", "contextTable")
+_AGREED = ("userCol", "itemCol", "ratingCol", "predictionCol", "objective", "positiveFrom", "clip")
+_COLUMN = {SideName.USERS: "user", SideName.ITEMS: "item"}
 _SETTER = {SideName.USERS: "setUsers or usersTable", SideName.ITEMS: "setItems or itemsTable"}
 
 
@@ -46,32 +51,85 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
     score_source is "model" where something is known of both the user and the item (features, an id with training
     ratings, or a history), else "baseline": the unknown side counts as the average of the training ratings' users
     (items). Histories are made of the context ratings (`setContext` or contextTable).
+
+    A model may have several members (`routed`), one for each cell of known and new users and items; then score_source
+    is "model:" and the member's name.
     """
 
     def __init__(self, trained: Trained | None = None) -> None:
         super().__init__()
         self._trained = trained
+        self._members: Mapping[str, NIMCModel] = {}
+        self._router: Router | None = None
         self._held: dict[SideName, DataFrame] = {}
         self._users: DataFrame | None = None
         self._items: DataFrame | None = None
         self._context: DataFrame | None = None
 
+    @staticmethod
+    def routed(members: Mapping[str, NIMCModel], router: Mapping[str, str]) -> NIMCModel:
+        """One model of several: in each cell of `router` ("known_user/new_item", …, all four) the member speaks that it
+        names, with the very scores that the member alone has. Known is who has a rating in the context.
+
+        Columns and Params of the whole are those of the member for known users and items; its tables and context are
+        the first that a member holds. Raises UsageError for a router that does not fit the members, and for members of
+        different columns, id types or objectives.
+        """
+        checked = Router.checked(router, members)
+        _check_members(members)
+        whole = members[checked.members[0]]._copyValues(NIMCModel())._of_several(members, checked)
+        for name in ("_users", "_items", "_context"):
+            setattr(
+                whole, name, next((h for m in whole._members.values() if (h := getattr(m, name)) is not None), None)
+            )
+        return whole
+
+    def _of_one(self, trained: Trained) -> NIMCModel:
+        self._trained = trained
+        return self
+
+    def _of_several(self, members: Mapping[str, NIMCModel], router: Router) -> NIMCModel:
+        self._router = router
+        self._members = {name: members[name] for name in router.members}
+        return self
+
+    @property
+    def router(self) -> dict[str, str]:
+        """The member of each cell; empty if the model is one."""
+        return {} if self._router is None else dict(self._router.member_of)
+
+    @property
+    def members(self) -> dict[str, NIMCModel]:
+        """The models that this one is made of, by name, with its tables and context: {"main": itself} if it is one."""
+        if self._router is None:
+            return {MAIN: self}
+        tables = {name: self.optional(name) for name in TABLES if self.isSet(name)}
+        members = {name: member.copy() for name, member in self._members.items()}
+        for member in members.values():
+            member._set(**tables)
+            member.setUsers(self._users).setItems(self._items).setContext(self._context)
+        return members
+
     @property
     def trained(self) -> Trained:
-        """The numbers of the model, on the driver."""
+        """The numbers of the model, on the driver. Raises UsageError if it has several members: those have them."""
+        if self._router is not None:
+            raise UsageError(
+                f"this NIMCModel has several members: use members[…] with one of {', '.join(self._members)}"
+            )
         if self._trained is None:
             raise TrainingError("this NIMCModel is empty: fit a NIMC, or load a saved model")
         return self._trained
 
     @property
     def summary(self) -> TrainingSummary:
-        """What training did."""
+        """What training did. Raises UsageError if the model has several members: each has its own."""
         return self.trained.summary
 
     @property
-    def hasHistories(self) -> bool:
-        """Whether scores depend on the context ratings."""
-        return any(side.history is not None for side in self.trained.sides.values())
+    def usesContext(self) -> bool:
+        """Whether scores depend on the context ratings: by histories, or by the cells of members."""
+        return self._router is not None or any(side.history is not None for side in self.trained.sides.values())
 
     @property
     def userFactors(self) -> DataFrame:
@@ -84,40 +142,75 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         return self._published(SideName.ITEMS)
 
     def factors(self, side: SideName, features_of: DataFrame | None = None, only: DataFrame | None = None) -> DataFrame:
-        """DataFrame(id, factors, source) of a side: of its table, its trained ids and those in the context.
+        """DataFrame(id, factors, source) of a side: of its table, its trained ids and those in the context, whose
+        products are scores; source says what is known of the id.
 
         `features_of` takes the place of the table, and `only` DataFrame(id) restricts all of them. Raises UsageError if
         the model has features or histories and no table or context was given, DataError for unusable rows in them.
         """
         if features_of is None and side in self._held:
             return self._held[side]
-        own, fitted = self.trained.sides[side], self.trained.features[side]
+        members = self._numbers
+        by_context = self._router is not None or any(m.sides[side].history is not None for m in members.values())
+        context = self._known_ratings() if by_context else None
+        rows = {name: self._member_rows(trained, side, context, features_of, only) for name, trained in members.items()}
+        if self._router is None or context is None:
+            return rows[MAIN]
+        known = _restricted(context.select(F.col(_COLUMN[side]).alias("id")).distinct(), only)
+        defaults = {name: trained.sides[side].default for name, trained in members.items()}
+        return routed_rows(self._router, side, rows, defaults, known)
+
+    def _member_rows(
+        self,
+        trained: Trained,
+        side: SideName,
+        context: DataFrame | None,
+        features_of: DataFrame | None,
+        only: DataFrame | None,
+    ) -> DataFrame:
+        """`factor_rows` of one member."""
+        own, fitted = trained.sides[side], trained.features[side]
         ids = SparkSession.active().createDataFrame(own.ids)
-        encoded = self._encoded(side, features_of, _native_type(own)) if fitted.declarations else None
-        histories = self._histories(side) if own.history is not None else None
-        frames = (_restricted(rows, only) for rows in (encoded, histories))
+        encoded = self._encoded(fitted, side, features_of) if fitted.declarations else None
+        histories = None if context is None or own.history is None else _histories(trained, side, context)
+        frames = (None if rows is None else _restricted(rows, only) for rows in (encoded, histories))
         return factor_rows(own, ids if only is None else ids.join(only, "id", "semi"), *frames)
 
-    def _encoded(self, side: SideName, features_of: DataFrame | None, target: DataType) -> DataFrame:
-        fitted = self.trained.features[side]
+    def _encoded(self, fitted: FittedFeatures, side: SideName, features_of: DataFrame | None) -> DataFrame:
         held = self._users if side is SideName.USERS else self._items
         table = features_of if features_of is not None else side_table(self, side, held, SparkSession.active())
         if table is None:
             raise UsageError(f"this model scores {side.value} by their features: give them with {_SETTER[side]}")
-        return fitted.encode(with_id_type(SideInput(side, table, fitted.id_col, fitted.declarations), target))
+        source = SideInput(side, table, fitted.id_col, fitted.declarations)
+        return fitted.encode(with_id_type(source, self._id_type(side)))
 
-    def _histories(self, side: SideName) -> DataFrame:
-        """The side's `history_lists` of the context, its ids in the types of the trained ones."""
-        spark, sides = SparkSession.active(), self.trained.sides
-        context = context_ratings(self, self._context, spark)
-        for column, model in zip(("user", "item"), (sides[s] for s in SideName), strict=True):
-            aligned = align_id(F.col(column), id_type(context, column), _native_type(model))
+    def _known_ratings(self) -> DataFrame:
+        """The context, its ids in the types of the trained ones."""
+        context = context_ratings(self, self._context, SparkSession.active())
+        for side, column in _COLUMN.items():
+            aligned = align_id(F.col(column), id_type(context, column), self._id_type(side))
             context = context.withColumn(column, aligned)
-        others, history = sides[side.other].ids, sides[side].history
-        index = pa.array(np.arange(others.num_rows, dtype=np.int32))
-        known = others.select([n for n in ("id", "bias") if n in others.column_names]).append_column("index", index)
-        mean = 0.0 if history is None else history.mean
-        return history_lists(context.dropna(), side, spark.createDataFrame(known), mean)
+        return context.dropna()
+
+    @property
+    def _numbers(self) -> dict[str, Trained]:
+        """What is trained, by member."""
+        if self._router is None:
+            return {MAIN: self.trained}
+        return {name: member.trained for name, member in self._members.items()}
+
+    @property
+    def _first(self) -> Trained:
+        """For what all members have in common."""
+        return next(iter(self._numbers.values()))
+
+    def _id_type(self, side: SideName) -> DataType:
+        return _native_type(self._first.sides[side])
+
+    def _default(self, side: SideName) -> tuple[float, ...]:
+        """The row of an id of which nothing is known."""
+        defaults = {name: trained.sides[side].default for name, trained in self._numbers.items()}
+        return defaults[MAIN] if self._router is None else routed_default(self._router, side, defaults)
 
     @contextmanager
     def heldFactors(self, *sides: SideName) -> Iterator[None]:
@@ -143,7 +236,7 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
             self.factors(side) if subset is None else self._subset(side, subset)
             for side, subset in ((SideName.USERS, users), (SideName.ITEMS, items))
         )
-        return self._best(for_users, from_items, k, exclude)
+        return self._best(SideName.USERS, for_users, from_items, k, exclude)
 
     def recommendForAllUsers(self, numItems: int) -> DataFrame:
         """DataFrame(userCol, recommendations array<struct<itemCol, rating>>), as ALS gives it."""
@@ -155,12 +248,14 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
 
     def recommendForAllItems(self, numUsers: int) -> DataFrame:
         """DataFrame(itemCol, recommendations array<struct<userCol, rating>>)."""
-        chosen = self._best(self.factors(SideName.ITEMS), self.factors(SideName.USERS), numUsers)
+        chosen = self._best(SideName.ITEMS, self.factors(SideName.ITEMS), self.factors(SideName.USERS), numUsers)
         return self._lists(chosen, SideName.ITEMS)
 
     def recommendForItemSubset(self, dataset: DataFrame, numUsers: int) -> DataFrame:
         """The same for the items in `dataset`."""
-        chosen = self._best(self._subset(SideName.ITEMS, dataset), self.factors(SideName.USERS), numUsers)
+        chosen = self._best(
+            SideName.ITEMS, self._subset(SideName.ITEMS, dataset), self.factors(SideName.USERS), numUsers
+        )
         return self._lists(chosen, SideName.ITEMS)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
@@ -169,37 +264,47 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         if missing:
             raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(dataset.columns)}")
         check_names(dataset, "the pairs")
-        sides = self.trained.sides
+        source_of = combined_source if self._router is None else routed_source(self._router)
         return score_pairs(
             dataset,
             user_col=columns[0],
             item_col=columns[1],
             users=self.factors(SideName.USERS),
             items=self.factors(SideName.ITEMS),
-            user_default=sides[SideName.USERS].default,
-            item_default=sides[SideName.ITEMS].default,
+            user_default=self._default(SideName.USERS),
+            item_default=self._default(SideName.ITEMS),
             prediction_col=self.getOrDefault("predictionCol"),
             source_col=SCORE_SOURCE,
             clip=self._clip,
+            source_of=source_of,
         )
 
     @property
     def _clip(self) -> tuple[float, float] | None:
-        return self.trained.rating_range if self.getOrDefault("clip") and not self.ranks else None
+        if self.ranks or not self.getOrDefault("clip"):
+            return None
+        lows, highs = zip(*(trained.rating_range for trained in self._numbers.values()), strict=True)
+        return min(lows), max(highs)
 
-    def _best(self, users: DataFrame, items: DataFrame, k: int, exclude: DataFrame | None = None) -> DataFrame:
-        """Lists by the scores as they are, which then read as those of `transform` do."""
+    def _best(
+        self, own: SideName, rows: DataFrame, others: DataFrame, k: int, exclude: DataFrame | None = None
+    ) -> DataFrame:
+        """Lists of the side `own` by the scores as they are, which then read as those of `transform` do."""
         if not self.ranks:
             _LOG.warning(RANKS_BY_RATINGS)
-        lists = top_k(users, items, k, exclude)
+        if self._router is None:
+            lists = top_k(rows, others, k, exclude)
+        else:
+            lists = routed_top_k(self._router, own, rows, others, k, exclude)
         return lists.withColumn("score", clipped(F.col("score"), self._clip))
 
     def _subset(self, side: SideName, dataset: DataFrame) -> DataFrame:
         """Factor rows of exactly the distinct ids in `dataset`; those unknown get the default row."""
-        column, fitted = self.side_column(side), self.trained.features[side]
+        column = self.side_column(side)
         if column not in dataset.columns:
             raise DataError(f"the {side.value} have no column {column!r}; they have: {', '.join(dataset.columns)}")
-        sources = {name for d in fitted.declarations for name in d.sources}
+        declared = [d for trained in self._numbers.values() for d in trained.features[side].declarations]
+        sources = {name for d in declared for name in d.sources}
         missing = sorted(sources - set(dataset.columns))
         if missing and len(missing) < len(sources):
             raise DataError(
@@ -208,7 +313,7 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         brings = bool(sources) and not missing
         columns = [quoted(name) for name in sorted({column, *sources})]
         given = dataset.where(quoted(column).isNotNull()).select(*columns).distinct() if brings else None
-        target = _native_type(self.trained.sides[side])
+        target = self._id_type(side)
         wanted = align_id(quoted(column), id_type(dataset, column), target)
         if id_type(dataset, column) != target:
             strange = dataset.where(quoted(column).isNotNull() & wanted.isNull()).count()
@@ -216,12 +321,11 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
                 raise DataError(
                     f"{strange} values of {column!r} are no {target.simpleString()}, as the model's ids are"
                 )
-        default = F.array(*(F.lit(v) for v in self.trained.sides[side].default))
+        default = F.array(*map(F.lit, self._default(side)))
         asked = dataset.select(wanted.alias("id")).where(F.col("id").isNotNull()).distinct()
+        source = F.coalesce("source", F.lit(BASELINE)) if self._router is None else F.col("source")
         return asked.join(self.factors(side, given, asked), "id", "left").select(
-            "id",
-            F.coalesce("factors", default).alias("factors"),
-            F.coalesce("source", F.lit(BASELINE)).alias("source"),
+            "id", F.coalesce("factors", default).alias("factors"), source.alias("source")
         )
 
     def _published(self, side: SideName) -> DataFrame:
@@ -253,10 +357,37 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         return model
 
 
+def _check_members(members: Mapping[str, NIMCModel]) -> None:
+    """Raises UsageError unless the members have the same columns, types of ids and objective."""
+    for name, member in members.items():
+        if member._router is not None:
+            raise UsageError(f"the member {name} has members itself: give those")
+    for param in _AGREED:
+        _check_equal(param, {name: member.optional(param) for name, member in members.items()})
+    for side in SideName:
+        kinds = {name: _native_type(member.trained.sides[side]) for name, member in members.items()}
+        _check_equal(f"type of the {side.value}' ids", {name: kind.simpleString() for name, kind in kinds.items()})
+
+
+def _check_equal(what: str, values: Mapping[str, object]) -> None:
+    if len(set(values.values())) > 1:
+        found = ", ".join(f"{value!r} of {name}" for name, value in values.items())
+        raise UsageError(f"members of one model must have the same {what}; found {found}")
+
+
 def _native_type(side: SideModel) -> DataType:
     """The type of a side's ids."""
     return from_arrow_type(side.ids.schema.field("id").type)
 
 
-def _restricted(rows: DataFrame | None, only: DataFrame | None) -> DataFrame | None:
-    return rows if rows is None or only is None else rows.join(only, "id", "semi")
+def _histories(trained: Trained, side: SideName, context: DataFrame) -> DataFrame:
+    """The side's `history_lists` of the context."""
+    others, history = trained.sides[side.other].ids, trained.sides[side].history
+    index = pa.array(np.arange(others.num_rows, dtype=np.int32))
+    known = others.select([n for n in ("id", "bias") if n in others.column_names]).append_column("index", index)
+    mean = 0.0 if history is None else history.mean
+    return history_lists(context, side, SparkSession.active().createDataFrame(known), mean)
+
+
+def _restricted(rows: DataFrame, only: DataFrame | None) -> DataFrame:
+    return rows if only is None else rows.join(only, "id", "semi")

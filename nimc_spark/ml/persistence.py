@@ -1,11 +1,13 @@
 """Saving and loading: folders of JSON, npz and Parquet, no pickle, the same bits back.
 
-    manifest.json               format version, class, members, router, summary, checksums of every file and of itself
+    manifest.json               format version, class, members, router (the member of each cell), summary (one a member
+                                where there are several), checksums of every file and of itself
     metadata/part-00000         the Params, as Spark ML lays them out, so that Pipelines can hold these classes
     members/<name>/model.json   shape, defaults, rating range, and what each side's features were fitted to
     members/<name>/parameters.npz          U and V of the declared feature columns, and of histories
     members/<name>/{users,items}.parquet   trained ids in their own type: offset, parameters, vectors of `rating_svd`,
                                            bias where residuals of histories are taken from it
+    members/<name>/metadata.json           the member's Params, where there are several; the only one is called main
 
 A folder appears whole or not at all: it is written under another name beside its place and then moved.
 """
@@ -31,6 +33,7 @@ from pyspark.ml.param import Params
 from pyspark.ml.util import MLReader, MLWriter
 
 from nimc_spark import __version__
+from nimc_spark.engine.cells import MAIN, Router
 from nimc_spark.engine.factors import HistoryModel, SideModel
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.errors import DataError, SetupError, UsageError
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "manifest.json"
 METADATA = "metadata/part-00000"
-_MEMBER = "members/main"
+_PARAMS = "metadata.json"
 # The manifest's checksum of itself without this entry.
 _OWN_CHECKSUM = "checksum"
 
@@ -76,15 +79,19 @@ class ModelWriter(ParamsWriter):
     instance: NIMCModel
 
     def files(self) -> dict[str, bytes]:
-        trained = self.instance.trained
-        files = {**super().files(), **_member_files(trained)}
+        members, router = self.instance.members, self.instance.router
+        files = super().files()
+        for name, member in members.items():
+            files |= {f"{_folder(name)}/{file}": content for file, content in _member_files(member.trained).items()}
+            files |= {f"{_folder(name)}/{_PARAMS}": _json(_metadata(member))} if router else {}
+        summaries = {name: member.summary.to_json() for name, member in members.items()}
         manifest = {
             "format": FORMAT,
             "class": type(self.instance).__name__,
             "version": __version__,
-            "members": {"main": _MEMBER},
-            "router": {"default": "main"},
-            "summary": trained.summary.to_json(),
+            "members": {name: _folder(name) for name in members},
+            "router": router or {"default": MAIN},
+            "summary": summaries if router else summaries[MAIN],
             "checksums": {name: _checksum(content) for name, content in sorted(files.items())},
         }
         return {**files, MANIFEST: _json({**manifest, _OWN_CHECKSUM: _checksum(_json(manifest))})}
@@ -101,8 +108,8 @@ class ParamsReader(MLReader[Any], Generic[P]):
         """Raises DataError if the folder does not hold an object of this class."""
         return self.build(_Folder(path))
 
-    def build(self, folder: _Folder) -> P:
-        metadata = folder.json(METADATA)
+    def build(self, folder: _Folder, file: str = METADATA) -> P:
+        metadata = folder.json(file)
         name = str(metadata.get("class", "")).rsplit(".", 1)[-1]
         if name != self.cls.__name__:
             raise DataError(f"{folder.path} holds a {name or 'folder without a class'}, not a {self.cls.__name__}")
@@ -116,7 +123,7 @@ class ParamsReader(MLReader[Any], Generic[P]):
 class ModelReader(ParamsReader[Any], Generic[P]):
     """Reads what `ModelWriter` wrote, and verifies every checksum."""
 
-    def build(self, folder: _Folder) -> Any:
+    def build(self, folder: _Folder, file: str = METADATA) -> Any:
         manifest = folder.json(MANIFEST)
         if manifest.get("format") != FORMAT:
             raise DataError(f"{folder.path} has model format {manifest.get('format')!r}; this version reads {FORMAT}")
@@ -126,9 +133,17 @@ class ModelReader(ParamsReader[Any], Generic[P]):
         if not isinstance(checksums, dict) or not checksums:
             raise DataError(f"{folder.path}/{MANIFEST} is damaged: it has no checksums")
         folder.verify(checksums)
-        model = super().build(folder)
-        model._trained = _member(folder, TrainingSummary.from_json(manifest["summary"]))
-        return model
+        model = super().build(folder, file)
+        if manifest["router"].get("default") == MAIN:
+            return model._of_one(_member(folder, MAIN, manifest["summary"]))
+        return model._of_several(self._members(folder, manifest), _router(folder, manifest))
+
+    def _members(self, folder: _Folder, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        built = {}
+        for name in manifest["members"]:
+            member = super().build(folder, f"{_folder(name)}/{_PARAMS}")
+            built[name] = member._of_one(_member(folder, name, manifest["summary"][name]))
+        return built
 
 
 def _metadata(instance: Params) -> dict[str, Any]:
@@ -145,6 +160,17 @@ def _metadata(instance: Params) -> dict[str, Any]:
     }
 
 
+def _folder(member: str) -> str:
+    return f"members/{member}"
+
+
+def _router(folder: _Folder, manifest: Mapping[str, Any]) -> Router:
+    try:
+        return Router.checked(manifest["router"], manifest["members"])
+    except UsageError as error:
+        raise DataError(f"{folder.path}/{MANIFEST} cannot be used: {error}") from None
+
+
 def _member_files(trained: Trained) -> dict[str, bytes]:
     described = {
         "model": asdict(trained.model),
@@ -156,8 +182,8 @@ def _member_files(trained: Trained) -> dict[str, bytes]:
     arrays |= {f"{side.value}_history": h.rows for side, h in histories.items() if h is not None}
     numbers = io.BytesIO()
     np.savez(numbers, **arrays)  # type: ignore[arg-type]
-    tables = {f"{_MEMBER}/{side.value}.parquet": _parquet(trained.sides[side].ids) for side in SideName}
-    return {f"{_MEMBER}/model.json": _json(described), f"{_MEMBER}/parameters.npz": numbers.getvalue(), **tables}
+    tables = {f"{side.value}.parquet": _parquet(trained.sides[side].ids) for side in SideName}
+    return {"model.json": _json(described), "parameters.npz": numbers.getvalue(), **tables}
 
 
 def _side_json(trained: Trained, side: SideName) -> dict[str, Any]:
@@ -168,12 +194,13 @@ def _side_json(trained: Trained, side: SideName) -> dict[str, Any]:
     return described | {"history": {"weights": own.history.weights, "mean": own.history.mean}}
 
 
-def _member(folder: _Folder, summary: TrainingSummary) -> Trained:
+def _member(folder: _Folder, name: str, summary: Mapping[str, Any]) -> Trained:
     from nimc_spark.ml.training import Trained
 
-    described = folder.json(f"{_MEMBER}/model.json")
+    place = _folder(name)
+    described = folder.json(f"{place}/model.json")
     model = Model(**described["model"])
-    with np.load(io.BytesIO(folder.read(f"{_MEMBER}/parameters.npz")), allow_pickle=False) as saved:
+    with np.load(io.BytesIO(folder.read(f"{place}/parameters.npz")), allow_pickle=False) as saved:
         numbers = {name: saved[name] for name in saved.files}
     for array in numbers.values():
         array.flags.writeable = False
@@ -185,11 +212,11 @@ def _member(folder: _Folder, summary: TrainingSummary) -> Trained:
             history = HistoryModel(
                 tuple(own["history"]["weights"]), own["history"]["mean"], numbers[f"{side.value}_history"]
             )
-        ids = pq.read_table(pa.BufferReader(folder.read(f"{_MEMBER}/{side.value}.parquet")))
+        ids = pq.read_table(pa.BufferReader(folder.read(f"{place}/{side.value}.parquet")))
         sides[side] = SideModel(side, model, numbers[side.value], ids, own["constant"], tuple(own["default"]), history)
         features[side] = FittedFeatures.from_json(own["features"])
     low, high = described["rating_range"]
-    return Trained(model, sides, features, (low, high), summary)
+    return Trained(model, sides, features, (low, high), TrainingSummary.from_json(summary))
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

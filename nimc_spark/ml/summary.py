@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,5 +35,5 @@ class TrainingSummary:
         return asdict(self)
 
     @staticmethod
-    def from_json(raw: dict[str, Any]) -> TrainingSummary:
+    def from_json(raw: Mapping[str, Any]) -> TrainingSummary:
         return TrainingSummary(**{**raw, "losses": tuple(raw["losses"]), "warnings": tuple(raw.get("warnings", ()))})
