@@ -248,6 +248,39 @@ class Evaluate(_Section):
     relevant: float | None = Field(None, description="ratings from here on are relevant; unset: no ranking metrics")
 
 
+class Multiples(_Section):
+    """Values of a number that is searched: multiples of what it is."""
+
+    times: tuple[float, ...] = Field(min_length=1, description="factors, such as [0.25, 4]")
+
+
+Candidates = Annotated[
+    Annotated[tuple[Any, ...], Field(min_length=1), Tag("<list>")] | Annotated[Multiples, Tag("<mapping>")],
+    _one_of(list=_LIST, mapping=_MAPPING),
+]
+
+
+class Tune(_Section):
+    """What `tune` searches, on a part of the training rows that is split off as the held-out ones are."""
+
+    space: dict[str, Candidates] = Field(
+        {},
+        description='keys of model and features with their values, such as "model.rank": [10, 20] or '
+        '"model.reg.users.id.factors": {times: [0.5, 2]}; empty: ranks, penalties, histories',
+    )
+    validation: float = Field(0.15, gt=0, lt=1, description="a number between 0 and 1: part of the training rows")
+    rounds: int = Field(2, ge=1, le=100, description="an integer from 1: times through the space")
+    max_passes: int | None = Field(None, ge=1, description="an integer from 1: no trial begins after so many passes")
+    minutes: float | None = Field(None, gt=0, description="a number above 0: no trial begins after so many minutes")
+
+    @model_validator(mode="after")
+    def _check(self) -> Tune:
+        for key in self.space:
+            if key.split(".")[0] not in ("model", "features"):
+                raise ValueError(f"space.{key}: only keys of model and features can be searched")
+        return self
+
+
 class Predict(_Section):
     """What `predict` scores: pairs, or the best k items for the users; new ids come with their attributes."""
 
@@ -281,6 +314,7 @@ class Config(_Section):
     score: Score = Score()
     evaluate: Evaluate = Evaluate()
     predict: Predict = Predict()
+    tune: Tune = Tune()
 
     @model_validator(mode="after")
     def _check(self) -> Config:

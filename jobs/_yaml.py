@@ -41,7 +41,7 @@ def read_tree(path: str, overrides: Sequence[str] = ()) -> Tree:
     """The merged tree of the file, the files it extends and the overrides. Raises UsageError."""
     tree = _read_file(Path(path), ())
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     return tree
 
 
@@ -80,7 +80,7 @@ def _merged(below: Tree, above: Mapping[str, Any], whole: bool, top: bool = True
     return tree
 
 
-def _apply(tree: Tree, override: str) -> None:
+def apply_override(tree: Tree, override: str) -> None:
     """Sets one "a.b=value" in place."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")

@@ -127,6 +127,23 @@ _TABLES = (
         partition_by=("run_date",),
     ),
     Table(
+        "trials",
+        "What tune tried, one row a setting. A rerun for the same run_date replaces its rows.",
+        (
+            _RUN_DATE,
+            _RUN_ID,
+            Column("number", "int", "1, 2, … in the order of the search"),
+            Column("coordinate", "string", "the key that was varied"),
+            Column("setting", "string", "JSON: what differs from the config"),
+            Column("passes", "int", "passes over the training ratings"),
+            Column("loss", "double", "its objective at the end"),
+            Column("error", "double", "RMSE on the validation ratings, or 1 − NDCG@k for a model that ranks"),
+            Column("seconds", "double", "its share of the time"),
+            Column("state", "string", "kept (the best so far), tried, behind (given up) or failed"),
+        ),
+        partition_by=("run_date",),
+    ),
+    Table(
         "recommendations",
         "The best items of each user, for one run_date each night.",
         (

@@ -7,16 +7,16 @@ from typing import Any
 
 from pyspark.ml import Estimator
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.params import NIMCParams, with_accessors
 from nimc_spark.ml.persistence import ParamsReader, ParamsWriter
-from nimc_spark.ml.sides import side_input
+from nimc_spark.ml.sides import SideInput, side_input
 from nimc_spark.ml.tables import HoldsTables
-from nimc_spark.ml.training import train
+from nimc_spark.ml.training import Trained, train
 from nimc_spark.solvers.multistart import PassRecord
 
 
@@ -58,14 +58,19 @@ class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables, MLReadable["NIMC"], ML
         self._on_pass = observer
         return self
 
-    def _fit(self, dataset: DataFrame) -> NIMCModel:
-        self.validate()
-        spark = dataset.sparkSession
+    def inputs(self, spark: SparkSession) -> dict[SideName, SideInput]:
+        """Both sides as the Params and DataFrames say. Raises UsageError where they do not fit together."""
         held = {SideName.USERS: self._users, SideName.ITEMS: self._items}
-        inputs = {side: side_input(self, side, held[side], spark) for side in SideName}
-        trained = train(self, dataset, inputs, self._on_pass)
+        return {side: side_input(self, side, held[side], spark) for side in SideName}
+
+    def model_of(self, trained: Trained, dataset: DataFrame) -> NIMCModel:
+        """The model of what was trained on `dataset`, with this estimator's Params and tables."""
         model = NIMCModel(trained)._resetUid(self.uid)
         return self._copyValues(model.setUsers(self._users).setItems(self._items).setContext(dataset))
+
+    def _fit(self, dataset: DataFrame) -> NIMCModel:
+        self.validate()
+        return self.model_of(train(self, dataset, self.inputs(dataset.sparkSession), self._on_pass), dataset)
 
     def write(self) -> ParamsWriter:
         """Raises UsageError where a DataFrame is held: name a table instead, so that what is saved is complete."""

@@ -26,11 +26,12 @@ def group_penalties(
         if not isinstance(own, Mapping):
             own = dict.fromkeys(groups, own)
         _known(own, groups, f"groupRegParam[{side.value!r}]")
-        penalties[side] = {name: _penalty(own.get(name), default, f"{side.value}.{name}") for name in groups}
+        penalties[side] = {name: penalty_of(own.get(name), default, f"{side.value}.{name}") for name in groups}
     return penalties
 
 
-def _penalty(value: Any, default: GroupPenalty, where: str) -> GroupPenalty:
+def penalty_of(value: Any, default: GroupPenalty, where: str) -> GroupPenalty:
+    """λ of one group from what is declared of it: nothing, a number, or a mapping; `where` names it in errors."""
     if value is None:
         return default
     if isinstance(value, Mapping):

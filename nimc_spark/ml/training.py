@@ -258,6 +258,7 @@ class Fit:
     """One way to train on a problem: a shape, an objective, a start, and in the end a model."""
 
     def __init__(self, params: NIMCParams, problem: Problem) -> None:
+        self.params = params
         self._get = params.getOrDefault
         self._beta = params.complement_weight
         self.problem = problem

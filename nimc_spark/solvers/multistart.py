@@ -39,17 +39,17 @@ class Race:
         self._oracles = [oracle for oracle, _ in problems]
         self._states = [solver.start(x) for _, x in problems]
         self._solver = solver
-        self._left: set[int] = set()
+        self.left: set[int] = set()
         self.passes = 0
 
     @property
     def running(self) -> list[int]:
         """Places of the runs that go on."""
-        return [i for i, state in enumerate(self._states) if state.stopped is None and i not in self._left]
+        return [i for i, state in enumerate(self._states) if state.stopped is None and i not in self.left]
 
     def leave(self, place: int) -> None:
         """This run goes no further."""
-        self._left.add(place)
+        self.left.add(place)
 
     def advance(self, passes: int, on_pass: Callable[[PassRecord], None] = lambda record: None) -> None:
         """So many passes more, or until all have stopped."""

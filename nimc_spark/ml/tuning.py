@@ -1,0 +1,270 @@
+"""Choosing settings on a validation part of the training ratings, by passes alone.
+
+A coordinate search: from the best setting so far, the values of one coordinate are tried, the best of them is kept, and
+so on through the coordinates, in rounds until a round changes nothing. Settings that differ in penalties alone are
+trained in the same passes; so is their validation, whose ratings are blocks in the columns of the training's. A setting
+that falls behind is given up. For a model that ranks, the error is 1 − NDCG@k of lists for the validation users.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pyspark.sql import DataFrame
+
+from nimc_spark.data.threads import one_blas_thread
+from nimc_spark.engine.blocks import Columns, GridLimits, SideData, build_blocks
+from nimc_spark.engine.index import id_type
+from nimc_spark.engine.profile import profile_ratings
+from nimc_spark.engine.spark_oracle import SparkOracle
+from nimc_spark.errors import UsageError
+from nimc_spark.kernels.curvature import array_of
+from nimc_spark.kernels.model import SideName
+from nimc_spark.kernels.statistics import Errors
+from nimc_spark.ml.estimator import NIMC
+from nimc_spark.ml.evaluation import Ranking, evaluate_model
+from nimc_spark.ml.sides import SideInput, TrainingSide, with_id_type
+from nimc_spark.ml.training import Fit, Problem, canonical_ratings, problem, targets
+from nimc_spark.solvers.multistart import Outcome, Race
+
+Setting = Mapping[str, Any]
+
+# Passes between two looks at the validation ratings.
+_PASSES_A_LOOK = 20
+# A setting whose validation error is above the best one's by this share is given up.
+_BEHIND = 0.01
+# Fewer validation ratings than this choose by chance.
+_FEW = 1000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where the search ends: rounds through the coordinates, passes over the training ratings, minutes."""
+
+    rounds: int = 2
+    passes: float = math.inf
+    minutes: float = math.inf
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting: what was varied and to what, its passes, its training loss and its validation error, if any.
+
+    state: "kept" (the best so far), "behind" (given up), "tried", or "failed" (no finite loss).
+    """
+
+    number: int
+    coordinate: str
+    setting: Setting
+    passes: int
+    loss: float
+    error: float
+    seconds: float
+    state: str
+
+
+@dataclass
+class Found:
+    """The trials in order, and the best setting."""
+
+    trials: list[Trial] = field(default_factory=list)
+    best: Setting = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def error(self) -> float:
+        """The best setting's validation error."""
+        return min((trial.error for trial in self.trials), default=math.inf)
+
+
+def search(
+    make: Callable[[Setting], NIMC],
+    coordinates: Mapping[str, Callable[[Setting], Sequence[Any]]],
+    training: DataFrame,
+    validation: DataFrame,
+    budget: Budget,
+    k: int = 10,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> Found:
+    """The best setting by `validation` of estimators that `make` builds for `training`.
+
+    `coordinates` gives for each the values to try from a setting. `k` is the length of lists where models rank. Raises
+    UsageError where no setting trains.
+    """
+    searching = _Search(make, training, validation, budget, k, on_trial)
+    searching.run(coordinates)
+    if not math.isfinite(searching.found.error):
+        raise UsageError("tuning: no setting gave a finite loss; check the ratings' scale, or raise the penalties")
+    return searching.found
+
+
+class _Search:
+    """The state of a search: what it found, what it spent, and the blocks of the features at hand."""
+
+    def __init__(
+        self,
+        make: Callable[[Setting], NIMC],
+        training: DataFrame,
+        validation: DataFrame,
+        budget: Budget,
+        k: int,
+        on_trial: Callable[[Trial], None],
+    ) -> None:
+        self._make, self._training, self._validation = make, training, validation
+        self._budget, self._k, self._on_trial = budget, k, on_trial
+        self._began, self._passes = time.monotonic(), 0
+        self._kept = ExitStack()
+        self._at_hand: tuple[Any, Validated] | None = None
+        self.found = Found()
+
+    def run(self, coordinates: Mapping[str, Callable[[Setting], Sequence[Any]]]) -> None:
+        with self._kept:
+            self._try("start", [{}])
+            for _ in range(self._budget.rounds):
+                before = self.found.best
+                for name, values in coordinates.items():
+                    if self._spent():
+                        return
+                    self._try(name, [{**self.found.best, name: value} for value in values(self.found.best)])
+                if self.found.best == before:
+                    return
+
+    def _spent(self) -> bool:
+        minutes = (time.monotonic() - self._began) / 60
+        return self._passes >= self._budget.passes or minutes >= self._budget.minutes
+
+    def _try(self, coordinate: str, settings: Sequence[Setting]) -> None:
+        """Train and judge the settings; those of one shape in the same passes."""
+        groups: dict[Any, list[tuple[Setting, NIMC]]] = {}
+        for setting in settings:
+            nimc = self._make(setting)
+            groups.setdefault((_data_of(nimc), _shape_of(nimc)), []).append((setting, nimc))
+        for (data, _), entries in groups.items():
+            both = self._validated(data, entries[0][1])
+            self._race(coordinate, entries, both)
+
+    def _validated(self, data: Any, nimc: NIMC) -> Validated:
+        """The blocks of these features, built anew only where the last ones were of others."""
+        if self._at_hand is None or self._at_hand[0] != data:
+            self._kept.close()
+            both = self._kept.enter_context(validated(nimc, self._training, self._validation))
+            self._at_hand = data, both
+            if both.count < _FEW and not self.found.warnings:
+                self.found.warnings.append(f"{both.count} validation ratings: below {_FEW} the choice is mostly chance")
+        return self._at_hand[1]
+
+    def _race(self, coordinate: str, entries: Sequence[tuple[Setting, NIMC]], both: Validated) -> None:
+        began = time.monotonic()
+        estimators = [nimc for _, nimc in entries]
+        fits = [Fit(nimc, both.problem) for nimc in estimators]
+        with one_blas_thread():
+            race = Race([(fit.oracle, fit.starts[0]) for fit in fits], fits[0].solver)
+            passes = self._run_race(race, fits, both)
+        self._passes += race.passes
+        outcomes = race.outcomes()
+        sound = [place for place, outcome in enumerate(outcomes) if not outcome.reason.failed]
+        errors = dict.fromkeys(range(len(fits)), math.inf)
+        if estimators[0].ranks:
+            errors |= {place: self._missed(estimators[place], fits[place], outcomes[place]) for place in sound}
+        else:
+            errors |= zip(sound, both.errors([fits[p] for p in sound], [outcomes[p] for p in sound]), strict=True)
+        seconds = round((time.monotonic() - began) / len(fits), 3)
+        for place, (setting, _) in enumerate(entries):
+            state = "failed" if place not in sound else "behind" if place in race.left else "tried"
+            loss = outcomes[place].iterate.value
+            self._record(Trial(0, coordinate, setting, passes[place], loss, errors[place], seconds, state))
+
+    def _run_race(self, race: Race, fits: Sequence[Fit], both: Validated) -> list[int]:
+        """Passes of each run; ratings are looked at in between, and what falls behind leaves."""
+        passes, most = [0] * len(fits), max(fit.params.getOrDefault("maxIter") for fit in fits)
+        while race.running and race.passes < most:
+            running, before = race.running, race.passes
+            race.advance(min(_PASSES_A_LOOK, most - before))
+            for place in running:
+                passes[place] += race.passes - before
+            if len(fits) > 1 and not fits[0].params.ranks:
+                errors = both.errors(fits, race.outcomes())
+                for place in race.running:
+                    if errors[place] > (1 + _BEHIND) * min(errors):
+                        race.leave(place)
+        return passes
+
+    def _missed(self, nimc: NIMC, fit: Fit, outcome: Outcome) -> float:
+        """1 − NDCG@k of the lists for users with a relevant validation rating."""
+        model = nimc.model_of(fit.trained(outcome, 0, [], self._began), self._training)
+        cells = evaluate_model(model, self._training, self._validation, Ranking.of(model, self._k, None)).values()
+        found = [cell["model"] for cell in cells if cell.get("model", {}).get("users")]
+        users = sum(metrics["users"] for metrics in found)
+        return 1 - sum(m["users"] * m[f"ndcg@{self._k}"] for m in found) / users if users else math.inf
+
+    def _record(self, trial: Trial) -> None:
+        found = self.found
+        better = trial.state == "tried" and trial.error < found.error
+        trial = replace(trial, number=len(found.trials) + 1, state="kept" if better else trial.state)
+        if better:
+            found.best = trial.setting
+        found.trials.append(trial)
+        self._on_trial(trial)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A training problem, and validation ratings as blocks in its columns; `count` of them."""
+
+    problem: Problem
+    validation: SparkOracle
+    count: int
+
+    def errors(self, fits: Sequence[Fit], outcomes: Sequence[Outcome]) -> list[float]:
+        """RMSE on the validation ratings of each, in one pass; the fits have one shape."""
+        if not fits:
+            return []
+        statistic = Errors(*fits[0].rating_range)
+        points = [fit.parameters(outcome) for fit, outcome in zip(fits, outcomes, strict=True)]
+        sums = (array_of(found, "errors") for found in self.validation.run(statistic, fits[0].model, points))
+        return [math.sqrt(squares / weight) for weight, _, squares in sums]
+
+
+@contextmanager
+def validated(nimc: NIMC, training: DataFrame, validation: DataFrame) -> Iterator[Validated]:
+    """The blocks of both parts, with the features of `nimc`, kept by Spark until the end."""
+    inputs = nimc.inputs(training.sparkSession)
+    known = targets(nimc, canonical_ratings(nimc, training))
+    held_out = targets(nimc, canonical_ratings(nimc, validation))
+    with problem(nimc, training, inputs) as fit:
+        own, profile = fit.problem, profile_ratings(held_out)
+        data = {side: _everyone(own.sides[side], inputs[side], known) for side in SideName}
+        limits = GridLimits(ratings_per_lane=nimc.getOrDefault("ratingsPerLane"))
+        columns = Columns(own.blocks.sides, known)
+        blocks = build_blocks(held_out, profile, data, own.plan.dtype, limits, columns)
+        try:
+            yield Validated(own, SparkOracle(training.sparkSession, blocks), profile.count)
+        finally:
+            blocks.close()
+
+
+def _everyone(side: TrainingSide, source: SideInput, ratings: DataFrame) -> SideData:
+    """The side's data with the features of every row of its table, not of the trained ones alone."""
+    data = replace(side.data, unrated=None)
+    if data.features is None:
+        return data
+    target = id_type(ratings, "user" if source.side is SideName.USERS else "item")
+    return replace(data, features=side.features.encode(with_id_type(source, target)))
+
+
+def _data_of(nimc: NIMC) -> Any:
+    """What decides the blocks: the features, the baseline and the objective."""
+    names = ("userFeatures", "itemFeatures", "baseline", "objective", "positiveFrom", "itemShrinkage", "userShrinkage")
+    return json.dumps([nimc.optional(name) for name in (*names, "dtype", "solver")], sort_keys=True)
+
+
+def _shape_of(nimc: NIMC) -> Any:
+    """What decides the model's shape and its solver, so that passes can be shared."""
+    names = ("rank", "linear", "maxIter", "tol", "complementWeight")
+    return (*(nimc.optional(name) for name in names), *(nimc.side_activation(side) for side in SideName))

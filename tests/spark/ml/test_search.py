@@ -1,0 +1,58 @@
+"""The search over settings: its errors are those of the trained model on the validation ratings, new ids too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from nimc_spark import NIMC
+from nimc_spark.ml.tuning import Budget, Trial, search
+from tests.spark.engine.oracle_problem import persisted
+from tests.spark.ml.conftest import Toy
+
+FEATURES = [{"kind": "passthrough", "column": "features"}, {"kind": "id"}, {"kind": "history", "weights": "residuals"}]
+SETTINGS: dict[str, Any] = {"rank": 2, "regParam": 1.0, "maxIter": 25, "solver": "lbfgs", "ratingsPerLane": 100}
+
+
+def estimator(toy: Toy, setting: Mapping[str, Any]) -> NIMC:
+    features = {"userFeatures": FEATURES, "itemFeatures": FEATURES}
+    return NIMC(**{**SETTINGS, **features, **setting}).setUsers(toy.users).setItems(toy.items)
+
+
+def test_the_best_of_each_coordinate_is_kept(spark: SparkSession, toy: Toy) -> None:
+    # Users 20 … 23 and item 4 are new in the validation ratings.
+    held_out = "user >= 20 or item = 4"
+    training, validation = toy.train.where(f"not ({held_out})"), toy.train.where(held_out)
+    before, seen = persisted(spark), list[Trial]()
+    found = search(
+        lambda setting: estimator(toy, setting),
+        {"regParam": lambda _: [0.05, 40.0], "rank": lambda s: [s.get("rank", 2) - 1]},
+        training,
+        validation,
+        Budget(rounds=1),
+        on_trial=seen.append,
+    )
+    assert persisted(spark) == before
+    assert found.trials == seen
+    assert [(t.number, t.coordinate) for t in seen] == [(1, "start"), (2, "regParam"), (3, "regParam"), (4, "rank")]
+    assert found.error == min(t.error for t in seen) == next(t.error for t in seen if t.setting == found.best)
+    assert "validation ratings: below 1000" in found.warnings[0]
+    best = estimator(toy, found.best).fit(training)
+    rows = best.transform(validation).select("rating", "prediction").toPandas()
+    assert found.error == pytest.approx(np.sqrt(np.mean((rows.rating - rows.prediction) ** 2)), rel=1e-5)
+
+
+def test_no_trial_begins_beyond_the_budget(toy: Toy) -> None:
+    training, validation = toy.train.where("user % 3 > 0"), toy.train.where("user % 3 = 0")
+    found = search(
+        lambda setting: estimator(toy, {**setting, "maxIter": 3}),
+        {"rank": lambda _: [1]},
+        training,
+        validation,
+        Budget(passes=3),
+    )
+    assert [(trial.coordinate, trial.passes) for trial in found.trials] == [("start", 3)]
