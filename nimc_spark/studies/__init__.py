@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nimc_spark.studies.accuracy import accuracy
 from nimc_spark.studies.convergence import convergence
 from nimc_spark.studies.genes import genes
 from nimc_spark.studies.hessian import hessian
@@ -22,4 +23,5 @@ STUDIES: Mapping[str, Study] = {
     "tensor": tensor,
     "movielens": movielens,
     "genes": genes,
+    "accuracy": accuracy,
 }

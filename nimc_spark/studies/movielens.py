@@ -6,32 +6,21 @@ singular vectors of the training ratings; k = 50; raw ratings, no baseline, no l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import pandas as pd
-from pyspark.ml import Pipeline
-from pyspark.ml.feature import CountVectorizer, OneHotEncoder, StringIndexer, VectorAssembler
-from pyspark.ml.recommendation import ALS
-from pyspark.ml.regression import FMRegressor
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from nimc_spark.engine.splits import Split, split
-from nimc_spark.errors import DataError, UsageError
 from nimc_spark.ml import NIMC
 from nimc_spark.ml.evaluation import evaluate_model
 from nimc_spark.reports.page import Cell, Page, Part, Table
+from nimc_spark.studies.movielens_tables import AGE_BANDS, Tables, als, factorization_machine, movielens_tables
 from nimc_spark.studies.study import Lab
 
 Declarations: TypeAlias = Sequence[Mapping[str, Any]]
 
 CELL = "new_user/known_item"
-AGE_BANDS = [18, 25, 35, 45, 50, 56]
 USER_FEATURES: Declarations = [
     {"kind": "one_hot", "column": "occupation"},
     {"kind": "bucketize", "column": "age", "splits": AGE_BANDS},
@@ -46,37 +35,15 @@ RAW = {"rank": 50, "regParam": 0.0, "linear": False, "baseline": [], "clip": Fal
 TUNED = {"rank": 10, "activation": "tanh", "regParam": 12.0, "linearRegParam": 1.0}
 
 
-@dataclass(frozen=True)
-class Tables:
-    """ratings(user, item, rating), users(user, age, gender, occupation), items(item, genres)."""
-
-    ratings: DataFrame
-    users: DataFrame
-    items: DataFrame
-
-
 def movielens(lab: Lab) -> Page:
     """Both data sets, or in quick runs the smaller one with one split."""
-    if lab.data is None:
-        raise UsageError("the study movielens needs MovieLens: give --data DIR with the folders ml-100k and ml-1m")
     plan = {"ml-100k": 1} if lab.quick else {"ml-100k": 3, "ml-1m": 2}
     parts: list[Part] = [INTRO]
     for name, seeds in plan.items():
-        with _held(_LOADERS[name](lab.spark, lab.data / name)) as tables:
+        with movielens_tables(lab, name) as tables:
             found = [_split_figures(tables, lab.seed + number, lab.quick) for number in range(seeds)]
         parts += [f"## {name}", _table(name, found)]
     return Page("movielens", "New users of MovieLens", parts)
-
-
-@contextmanager
-def _held(tables: Tables) -> Iterator[Tables]:
-    """The tables, persisted as long as they are in use."""
-    frames = (tables.ratings, tables.users, tables.items)
-    try:
-        yield Tables(*(frame.persist() for frame in frames))
-    finally:
-        for frame in frames:
-            frame.unpersist()
 
 
 def _split_figures(tables: Tables, seed: int, quick: bool) -> dict[str, float | None]:
@@ -89,8 +56,8 @@ def _split_figures(tables: Tables, seed: int, quick: bool) -> dict[str, float | 
         cell = evaluate_model(model, training, held_out, None)[CELL]
         figures |= {"global mean": cell["global_mean"]["rmse"], "shrunken item mean": cell["item_mean"]["rmse"]}
         figures[label] = cell["model"]["rmse"]
-    figures["Spark FMRegressor"] = _fm(tables, training, held_out, 20 if quick else 100)
-    figures["Spark ALS"] = _als(training, held_out)
+    figures["Spark FMRegressor"] = factorization_machine(tables, training, held_out, 20 if quick else 100)
+    figures["Spark ALS"] = als(training, held_out)
     for part in (training, held_out):
         part.unpersist()
     return figures
@@ -102,39 +69,6 @@ def _nimcs() -> list[tuple[str, dict[str, Any], Declarations]]:
         ("IMC as in the paper (identity)", {**RAW, "activation": "identity"}, PAPER_ITEMS),
         ("NIMC as this project composes it", TUNED, [GENRES, {"kind": "id"}]),
     ]
-
-
-def _fm(tables: Tables, training: DataFrame, held_out: DataFrame, passes: int) -> float:
-    """RMSE of Spark's factorization machine on one-hot attributes of both sides and one-hot movies."""
-    band = F.concat(*(F.when(F.col("age") >= edge, "1").otherwise("0") for edge in AGE_BANDS))
-    users = tables.users.withColumn("band", band)
-    items = tables.items.withColumn("genre_list", F.split(F.coalesce("genres", F.lit("")), r"\|"))
-    labels = ["occupation", "gender", "band", "item"]
-    indexed, encoded = ([f"{label}_{kind}" for label in labels] for kind in ("index", "hot"))
-    stages: list[Any] = [
-        StringIndexer(inputCols=labels, outputCols=indexed, handleInvalid="keep"),
-        OneHotEncoder(inputCols=indexed, outputCols=encoded, handleInvalid="keep"),
-        CountVectorizer(inputCol="genre_list", outputCol="genre_hot", binary=True),
-        VectorAssembler(inputCols=[*encoded, "genre_hot"], outputCol="features"),
-        FMRegressor(labelCol="rating", factorSize=8, maxIter=passes, stepSize=0.1, regParam=1e-4, seed=1),
-    ]
-    rows, fresh = (part.join(users, "user").join(items, "item") for part in (training, held_out))
-    scored = Pipeline(stages=stages).fit(rows).transform(fresh)
-    return _rmse(scored)
-
-
-def _als(training: DataFrame, held_out: DataFrame) -> float | None:
-    """RMSE of Spark's ALS; None where it scores no row, as of users without ratings."""
-    scored = ALS(userCol="user", itemCol="item", seed=1, maxIter=5).fit(training).transform(held_out)
-    known = scored.where(~F.isnan("prediction"))
-    return None if known.isEmpty() else _rmse(known)
-
-
-def _rmse(scored: DataFrame) -> float:
-    row = scored.agg(F.sqrt(F.avg((F.col("prediction") - F.col("rating")) ** 2))).first()
-    if row is None or row[0] is None:
-        raise DataError("there is no held-out row to measure on")
-    return float(row[0])
 
 
 def _table(name: str, found: Sequence[Mapping[str, float | None]]) -> Table:
@@ -149,39 +83,6 @@ def _table(name: str, found: Sequence[Mapping[str, float | None]]) -> Table:
         rows.append([method, mean, *spread, paper.get(method)])
     note = "RMSE over ratings of new users for movies with training ratings; no number: the method scores no new user."
     return Table(name, ["method", f"mean of {len(found)} splits", "low", "high", "the paper's"], rows, note)
-
-
-def _ml_100k(spark: SparkSession, folder: Path) -> Tables:
-    """GroupLens' layout: u.data, u.user, u.item with 19 genre columns, named by u.genre."""
-    ratings = _read(folder / "u.data", "\t").iloc[:, :3].set_axis(["user", "item", "rating"], axis=1)
-    users = _read(folder / "u.user", "|").iloc[:, :4].set_axis(["user", "age", "gender", "occupation"], axis=1)
-    movies = _read(folder / "u.item", "|", "latin-1")
-    genres = [str(g) for g in _read(folder / "u.genre", "|").iloc[:, 0]]
-    flags = movies.iloc[:, -len(genres) :].to_numpy(dtype=bool)
-    words = ["|".join(g for g, flag in zip(genres, row, strict=True) if flag) for row in flags]
-    return _tables(spark, ratings, users, pd.DataFrame({"item": movies.iloc[:, 0], "genres": words}))
-
-
-def _ml_1m(spark: SparkSession, folder: Path) -> Tables:
-    ratings = _read(folder / "ratings_no_timestamp.dat", "::").set_axis(["user", "item", "rating"], axis=1)
-    users = _read(folder / "users.dat", "::").iloc[:, :4].set_axis(["user", "gender", "age", "occupation"], axis=1)
-    movies = _read(folder / "movies.dat", "::", "latin-1").iloc[:, [0, 2]].set_axis(["item", "genres"], axis=1)
-    return _tables(spark, ratings, users, movies)
-
-
-_LOADERS = {"ml-100k": _ml_100k, "ml-1m": _ml_1m}
-
-
-def _read(path: Path, separator: str, encoding: str = "utf-8") -> pd.DataFrame:
-    if not path.is_file():
-        raise UsageError(f"{path} is not there: --data names a folder with ml-100k and ml-1m as GroupLens packs them")
-    return pd.read_csv(path, sep=separator, header=None, encoding=encoding, engine="python")
-
-
-def _tables(spark: SparkSession, ratings: pd.DataFrame, users: pd.DataFrame, items: pd.DataFrame) -> Tables:
-    users = users.astype({"occupation": str, "age": float})
-    ratings = ratings.astype({"rating": float})
-    return Tables(*(spark.createDataFrame(frame).coalesce(2) for frame in (ratings, users, items)))
 
 
 INTRO = """RMSE on the ratings of 20 % of the users, held out wholly, from attributes alone. NIMC and IMC "as in the
