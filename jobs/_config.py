@@ -24,8 +24,9 @@ from pydantic import (
 )
 
 from jobs._config_errors import messages
-from jobs._yaml import Tree, read_tree
+from jobs._yaml import Tree, merged, read_tree
 from nimc_spark.data.declarations import BY_ID_ALONE, Const, parse_declarations
+from nimc_spark.engine.cells import CELLS, MAIN, Router
 from nimc_spark.errors import UsageError
 from nimc_spark.io.prepare import Columns, Duplicates
 from nimc_spark.io.sources import Source as ReadableSource
@@ -231,6 +232,13 @@ class Model(_Section):
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
 
+class Member(_Section):
+    """What one member has of its own; all else is as in the sections `features` and `model`, key by key."""
+
+    features: Features = Features()
+    model: Model = Model()
+
+
 class Score(_Section):
     """What `score` writes for each user."""
 
@@ -311,6 +319,12 @@ class Config(_Section):
     features: Features = Features()
     split: Split = Split()
     model: Model = Model()
+    members: dict[str, Member] = Field(
+        {}, description="{NAME: {features: …, model: …}, …}: several models as one; unset: one model"
+    )
+    router: dict[str, str] = Field(
+        {}, description=f"the member that speaks in each cell, {{CELL: NAME, …}}, with cells {', '.join(CELLS)}"
+    )
     score: Score = Score()
     evaluate: Evaluate = Evaluate()
     predict: Predict = Predict()
@@ -329,11 +343,31 @@ class Config(_Section):
         ):
             if wants and self.columns.time is None:
                 raise ValueError(f"{key} needs columns.time, the column that says when a rating was given")
-        for side in ("users", "items"):
-            needs_table = any(not isinstance(d, (*BY_ID_ALONE, Const)) for d in getattr(self.features, side))
-            if needs_table and getattr(self.sources, side) is None:
-                raise ValueError(f"features.{side} names columns, but there is no sources.{side} to read them from")
+        if self.members or self.router:
+            _value_error(Router.checked, self.router, self.members)
+        for name, own in self.by_member().items():
+            for side in ("users", "items"):
+                needs_table = any(not isinstance(d, (*BY_ID_ALONE, Const)) for d in getattr(own.features, side))
+                if needs_table and getattr(self.sources, side) is None:
+                    key = f"members.{name}.features.{side}" if self.members else f"features.{side}"
+                    raise ValueError(f"{key} names columns, but there is no sources.{side} to read them from")
         return self
+
+    def by_member(self) -> dict[str, Config]:
+        """The config of each member, its features and model in the place of the config's; {"main": self} without."""
+        return {name: self._of(member) for name, member in self.members.items()} or {MAIN: self}
+
+    def _of(self, member: Member) -> Config:
+        own = {side: getattr(member.features, side) for side in member.features.model_fields_set}
+        settings = (model.model_dump(mode="json", exclude_unset=True) for model in (self.model, member.model))
+        model = Model.model_validate_json(json.dumps(merged(*settings)))
+        alone = {"features": self.features.model_copy(update=own), "model": model, "members": {}, "router": {}}
+        return self.model_copy(update=alone)
+
+    def declared(self, side: Literal["users", "items"]) -> tuple[Any, ...]:
+        """The feature declarations of a side in all members, each once."""
+        every = [d for own in self.by_member().values() for d in getattr(own.features, side)]
+        return tuple(d for place, d in enumerate(every) if d not in every[:place])
 
     def raw_columns(self) -> Columns:
         """The names for `nimc_spark.io.prepare`."""

@@ -69,7 +69,12 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Tree:
     return _merged(_read_file(path.parent / parent, (*above, path.resolve())), tree, whole=False)
 
 
-def _merged(below: Tree, above: Mapping[str, Any], whole: bool, top: bool = True) -> Tree:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    """`below` with the values of `above` in their places, mappings key by key."""
+    return _merged(below, above, whole=False, top=False)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any], whole: bool, top: bool = True) -> Tree:
     tree = dict(below)
     for key, value in above.items():
         old = tree.get(key)

@@ -62,9 +62,9 @@ def body(context: Context) -> Result:
         tables = _extended(read_tables(context), request)
         model = load_model(entry.path, tables, tables.ratings)
         unseen = {
-            side: model.trained.features[SideName(side)].unseen_counts(frame)
-            for side, frame in ((side.value, request.used(side.value)) for side in SideName)
-            if frame is not None
+            side.value: _unseen(model, side, frame)
+            for side in SideName
+            if (frame := request.used(side.value)) is not None
         }
     with context.stage("predict"), _scored(context, model, request) as scored:
         rows = scored.withColumns(
@@ -85,6 +85,12 @@ def body(context: Context) -> Result:
     if any(request.reasons.values()):
         paths["quarantine"] = context.lake.path("quarantine")
     return Result(counts, {}, paths, versions, extra)
+
+
+def _unseen(model: NIMCModel, side: SideName, frame: DataFrame) -> dict[str, dict[str, int]]:
+    """`unseen_counts` of every column that a member of the model reads."""
+    members = model.members.values()
+    return {c: n for m in members for c, n in m.trained.features[side].unseen_counts(frame).items()}
 
 
 @contextmanager
@@ -125,8 +131,11 @@ def _classify(context: Context, name: str, source: Source, where: str) -> Classi
     if name == "ratings":
         rules = Rules(rating_range=config.rating_range, duplicates=config.duplicate_policy())
         return classify_ratings(read(columns.of_ratings), columns, rules, where)
-    declared = getattr(config.features, name)
-    raw_id, id_name = (columns.user, USER) if name == "users" else (columns.item, ITEM)
+    raw_id, id_name, declared = (
+        (columns.user, USER, config.declared("users"))
+        if name == "users"
+        else (columns.item, ITEM, config.declared("items"))
+    )
     raw = read([raw_id, *(column for d in declared for column in d.sources)])
     return classify_attributes(raw, raw_id, id_name, declared, where)
 

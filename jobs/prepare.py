@@ -16,8 +16,8 @@ def body(context: Context) -> Result:
         rating_range=config.rating_range,
         duplicates=config.duplicate_policy(),
         allow_cold=config.allow_cold,
-        user_features=config.features.users,
-        item_features=config.features.items,
+        user_features=config.declared("users"),
+        item_features=config.declared("items"),
     )
     with context.stage("prepare"):
         prepared = prepare(context.lake, sources, config.raw_columns(), rules, context.run_id, context.run_date)

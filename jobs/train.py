@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+from pyspark.sql import DataFrame
 
 from jobs._estimator import estimator
 from jobs._job import Context, Result, run_job
 from jobs._tables import Tables, read_tables, split_ratings, split_sizes, split_spec
 from nimc_spark import __version__
+from nimc_spark.engine.cells import MAIN
 from nimc_spark.engine.splits import check_split_counts
 from nimc_spark.errors import TrainingError
 from nimc_spark.io.registry import Entry
-from nimc_spark.ml import NIMCModel
+from nimc_spark.ml import NIMC, NIMCModel
+from nimc_spark.ml.model import check_same_params
 from nimc_spark.solvers.multistart import PassRecord
 
 
@@ -22,25 +27,56 @@ def body(context: Context) -> Result:
         training, _ = split_ratings(context.config, tables.ratings)
         sizes = split_sizes(context.config, tables.ratings)
         check_split_counts(sizes["ratings_training"], sizes["ratings_held_out"], split_spec(context.config))
-    nimc = estimator(context.config).setUsers(tables.users).setItems(tables.items)
-    with context.stage("train"), context.progress("pass", nimc.getOrDefault("maxIter")) as progress:
+    config = context.config
+    estimators = {name: estimator(own) for name, own in config.by_member().items()}
+    check_same_params(estimators)
+    with context.stage("train"):
+        fitted = {name: _fitted(context, name, nimc, tables, training) for name, nimc in estimators.items()}
+    model = NIMCModel.routed(fitted, config.router) if config.members else fitted[MAIN]
+    with context.stage("save"):
+        entry = _register(context, model, tables)
+    summaries = [member.summary for member in model.members.values()]
+    counts = {
+        **sizes,
+        "users_trained": summaries[0].users,
+        "items_trained": summaries[0].items,
+        "parameters": sum(summary.parameters for summary in summaries),
+    }
+    paths = {"model": entry.path}
+    return Result(counts, _metrics(model), paths, tables.versions, {"model_version": entry.version})
+
+
+def _fitted(context: Context, name: str, nimc: NIMC, tables: Tables, training: DataFrame) -> NIMCModel:
+    """The model of one member. Raises TrainingError, naming it, if it collapsed."""
+    about = "" if name == MAIN else f"{name}: "
+    with context.progress(f"{about}pass", nimc.getOrDefault("maxIter")) as progress:
 
         def show(record: PassRecord) -> None:
             progress.step(f"loss {min(record.losses):.6g}")
 
-        model = nimc.setOnPass(show).fit(training)
+        model = nimc.setUsers(tables.users).setItems(tables.items).setOnPass(show).fit(training)
     summary = model.summary
     if summary.collapsed:
         raise TrainingError(
-            "training collapsed: the factors tell no pair from another, every score is offset and linear terms alone; "
-            "lower model.reg, or choose another activation or model.seed"
+            f"{about}training collapsed: the factors tell no pair from another, every score is offset and linear terms "
+            "alone; lower model.reg, or choose another activation or model.seed"
         )
-    context.log.info("train: stopped after %d passes: %s", summary.passes, summary.reason)
-    with context.stage("save"):
-        entry = _register(context, model, tables)
-    metrics = {"loss": summary.loss, "passes": summary.passes, "stop_reason": summary.reason}
-    counts = {**sizes, "users_trained": summary.users, "items_trained": summary.items, "parameters": summary.parameters}
-    return Result(counts, metrics, {"model": entry.path}, tables.versions, {"model_version": entry.version})
+    context.log.info("train: %sstopped after %d passes: %s", about, summary.passes, summary.reason)
+    return model
+
+
+def _metrics(model: NIMCModel, *more: str) -> dict[str, Any]:
+    """How training went, for each member where there are several; `more` are further fields of its summary."""
+    found = {
+        name: {
+            "loss": member.summary.loss,
+            "passes": member.summary.passes,
+            "stop_reason": member.summary.reason,
+            **{field: getattr(member.summary, field) for field in more},
+        }
+        for name, member in model.members.items()
+    }
+    return found if model.router else found[MAIN]
 
 
 def _register(context: Context, model: NIMCModel, tables: Tables) -> Entry:
@@ -57,9 +93,7 @@ def _register(context: Context, model: NIMCModel, tables: Tables) -> Entry:
         "code_version": __version__,
         "seed": model.getOrDefault("seed"),
     }
-    summary = model.summary
-    metrics = {"loss": summary.loss, "passes": summary.passes, "stop_reason": summary.reason, "losses": summary.losses}
-    return context.registry.register(version, metrics=metrics, lineage=lineage)
+    return context.registry.register(version, metrics=_metrics(model, "losses"), lineage=lineage)
 
 
 def main(argv: Sequence[str]) -> int:

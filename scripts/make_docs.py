@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pyspark.ml.param import Param
 
-from jobs._config import Config
+from jobs._config import Config, Member
 from jobs._estimator import PARAM_OF_KEY
 from jobs._settings import ROOT
 from nimc_spark.data.declarations import Declaration
@@ -127,7 +127,10 @@ PAGES = {"docs/config.md": config_page, "docs/tables.md": tables_page, "docs/api
 
 def _find_places(model: type[BaseModel], path: str, places: dict[type[BaseModel], list[str]]) -> None:
     """Under which dotted keys each mapping stands, in the order in which a reader meets them."""
+    known = model in places
     places.setdefault(model, []).extend([path] if path else [])
+    if known:
+        return
     for name, field in model.model_fields.items():
         for inner, below in _mappings(field.annotation):
             _find_places(inner, f"{path}.{name}{below}".strip("."), places)
@@ -137,8 +140,8 @@ def _mappings(annotation: Any) -> list[tuple[type[BaseModel], str]]:
     """The mappings that a value of this type may be or hold, and below which key."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [(annotation, "")]
-    by_group = ".GROUP" if get_origin(annotation) is dict else ""
-    found = ((model, by_group + below) for inner in get_args(annotation) for model, below in _mappings(inner))
+    by_name = (".NAME" if Member in get_args(annotation) else ".GROUP") if get_origin(annotation) is dict else ""
+    found = ((model, by_name + below) for inner in get_args(annotation) for model, below in _mappings(inner))
     return list(dict.fromkeys(found))
 
 

@@ -357,13 +357,18 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         return model
 
 
+def check_same_params(members: Mapping[str, NIMCParams]) -> None:
+    """Raises UsageError unless columns and objective are the same in all members, estimators or models."""
+    for param in _AGREED:
+        _check_equal(param, {name: member.optional(param) for name, member in members.items()})
+
+
 def _check_members(members: Mapping[str, NIMCModel]) -> None:
     """Raises UsageError unless the members have the same columns, types of ids and objective."""
     for name, member in members.items():
         if member._router is not None:
             raise UsageError(f"the member {name} has members itself: give those")
-    for param in _AGREED:
-        _check_equal(param, {name: member.optional(param) for name, member in members.items()})
+    check_same_params(members)
     for side in SideName:
         kinds = {name: _native_type(member.trained.sides[side]) for name, member in members.items()}
         _check_equal(f"type of the {side.value}' ids", {name: kind.simpleString() for name, kind in kinds.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from pyspark.sql import SparkSession
 from nimc_spark import NIMC, NIMCModel
 from nimc_spark.engine.cells import CELLS
 from nimc_spark.engine.evaluation import cell_name
-from nimc_spark.errors import UsageError
+from nimc_spark.errors import DataError, UsageError
+from nimc_spark.ml.persistence import _checksum, _json
 from tests.spark.ml.conftest import ITEMS, NEW_USER, USERS, Toy
 from tests.spark.ml.test_model import best, lists_of
 
@@ -105,6 +107,12 @@ def test_a_loaded_model_has_the_same_members_and_scores(
     assert scores_of(spark, loaded.setContext(model._context), pairs) == scores
     with pytest.raises(UsageError, match=r"several members: use members\[…\] with one of warm, cold, bare"):
         _ = loaded.summary
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["checksum"], manifest["router"][NN]
+    manifest["checksum"] = _checksum(_json(manifest))
+    (path / "manifest.json").write_bytes(_json(manifest))
+    with pytest.raises(DataError, match=r"manifest\.json cannot be used: router\.new_user/new_item: missing"):
+        NIMCModel.load(str(path))
 
 
 def test_members_that_do_not_fit_together_are_refused(toy: Toy, alone: dict[str, NIMCModel], model: NIMCModel) -> None:

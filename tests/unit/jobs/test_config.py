@@ -154,6 +154,68 @@ def test_extends_merges_and_replaces_sources_as_a_whole(small: str, tmp_path: Pa
     assert config.features.users == ()
 
 
+MEMBERS = """
+members:
+  warm: {features: {users: [{kind: id}]}, model: {rank: 5, reg: {items: 2, users: {id: {linear: 4}}}}}
+  cold: {}
+router:
+  known_user/known_item: warm
+  known_user/new_item: warm
+  new_user/known_item: cold
+  new_user/new_item: cold
+"""
+
+
+@pytest.fixture
+def several(small: str, tmp_path: Path) -> str:
+    path = tmp_path / "several.yaml"
+    path.write_text(f"extends: small.yaml\n{MEMBERS}")
+    return str(path)
+
+
+def test_members_have_features_and_model_of_their_own_over_those_of_the_config(small: str, several: str) -> None:
+    config = load_config(several, ["members.cold.model.seed=3"])
+    members = config.by_member()
+    assert list(members) == ["warm", "cold"]
+    assert members["warm"].features.users == (Id(),)
+    assert members["warm"].model.settings() == {
+        "rank": 5,
+        "activation": "tanh",
+        "reg": {"users": {"attributes": 4.0, "id": {"factors": 1.0, "linear": 4.0}}, "items": 2.0, "power": 0.5},
+    }
+    assert members["cold"].features == config.features
+    assert members["cold"].model.settings() == {**config.model.settings(), "seed": 3}
+    assert config.declared("users") == (Id(), *config.features.users[:2])
+    assert load_config(small).by_member() == {"main": load_config(small)}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("members.cold=null", "members.cold = None: should be an object"),
+        ("members={only: {}}", "members: found only; give two or more, each with a name"),
+        ("members={}", "members: found none; give two or more, each with a name"),
+        ("members.a/b={}", "members: the name 'a/b' is not allowed; allowed: letters, digits, . _ -"),
+        ("members.third={}", "router: no cell names the member third: name it for one, or leave it out"),
+        ("members.warm.model.rnk=3", 'members.warm.model.rnk: unknown key; did you mean "rank"?'),
+        ("members.warm.modle={}", 'members.warm.modle: unknown key; did you mean "model"? allowed: features, model'),
+        (
+            "members.cold.features.items=[{kind: one_hot, column: x}]",
+            "members.cold.features.items names columns, but there is no sources.items",
+        ),
+        ("router={}", "router.known_user/known_item: missing; give one of the members: warm, cold"),
+        (
+            "router.new_user=cold",
+            "router: unknown cell 'new_user'; allowed: known_user/known_item, known_user/new_item",
+        ),
+        ("router.new_user/new_item=mild", "router.new_user/new_item = 'mild': no such member; allowed: warm, cold"),
+    ],
+)
+def test_members_and_router_that_do_not_fit_are_refused(several: str, override: str, message: str) -> None:
+    (line,) = faults(several, override)
+    assert line.startswith(f"{several}: {message}")
+
+
 def test_equal_configs_have_equal_hashes(small: str, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("extends: small.yaml\nmodel: {activation: tanh}\n")
