@@ -364,8 +364,8 @@ class Config(_Section):
         alone = {"features": self.features.model_copy(update=own), "model": model, "members": {}, "router": {}}
         return self.model_copy(update=alone)
 
-    def declared(self, side: Literal["users", "items"]) -> tuple[Any, ...]:
-        """The feature declarations of a side in all members, each once."""
+    def declared(self, side: str) -> tuple[Any, ...]:
+        """The feature declarations of a side, "users" or "items", in all members, each once."""
         every = [d for own in self.by_member().values() for d in getattr(own.features, side)]
         return tuple(d for place, d in enumerate(every) if d not in every[:place])
 

@@ -70,15 +70,15 @@ def check_same_split(config: Config, trained: Mapping[str, object]) -> None:
 
 
 def load_model(path: str, tables: Tables, context: DataFrame) -> NIMCModel:
-    """A saved model that reads attributes from these tables, and makes histories of the ratings in `context`."""
+    """A saved model that reads attributes from these tables, with the ratings in `context` as known."""
     return NIMCModel.load(path).setUsers(tables.users).setItems(tables.items).setContext(context)
 
 
 def shared_model(context: Context, path: str, tables: Tables, training_only: bool) -> NIMCModel:
     """The same for tables as the lake has them, loaded once a run: what one stage keeps of it serves the next.
 
-    Histories are of all ratings in the lake, or of the split's training rows alone. A model without histories is one
-    and the same for both.
+    Its context is all ratings in the lake, or the split's training rows alone. A model whose scores do not depend on it
+    is one and the same for both.
     """
     key = path, *sorted(tables.versions.items())
     for rows in (training_only, not training_only):

@@ -131,11 +131,8 @@ def _classify(context: Context, name: str, source: Source, where: str) -> Classi
     if name == "ratings":
         rules = Rules(rating_range=config.rating_range, duplicates=config.duplicate_policy())
         return classify_ratings(read(columns.of_ratings), columns, rules, where)
-    raw_id, id_name, declared = (
-        (columns.user, USER, config.declared("users"))
-        if name == "users"
-        else (columns.item, ITEM, config.declared("items"))
-    )
+    declared = config.declared(name)
+    raw_id, id_name = (columns.user, USER) if name == "users" else (columns.item, ITEM)
     raw = read([raw_id, *(column for d in declared for column in d.sources)])
     return classify_attributes(raw, raw_id, id_name, declared, where)
 

@@ -42,8 +42,8 @@ def body(context: Context) -> Result:
         "items_trained": summaries[0].items,
         "parameters": sum(summary.parameters for summary in summaries),
     }
-    paths = {"model": entry.path}
-    return Result(counts, _metrics(model), paths, tables.versions, {"model_version": entry.version})
+    extra = {"model_version": entry.version}
+    return Result(counts, _metrics(model), {"model": entry.path}, tables.versions, extra)
 
 
 def _fitted(context: Context, name: str, nimc: NIMC, tables: Tables, training: DataFrame) -> NIMCModel:
