@@ -232,10 +232,17 @@ class Model(_Section):
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
 
+class MemberFeatures(_Section):
+    """Feature declarations that a member has in the place of those in `features`."""
+
+    users: Declarations | None = Field(None, description="a list of declarations; unset: that of `features`")
+    items: Declarations | None = Field(None, description="a list of declarations; unset: that of `features`")
+
+
 class Member(_Section):
     """What one member has of its own; all else is as in the sections `features` and `model`, key by key."""
 
-    features: Features = Features()
+    features: MemberFeatures = MemberFeatures()
     model: Model = Model()
 
 
@@ -358,9 +365,8 @@ class Config(_Section):
         return {name: self._of(member) for name, member in self.members.items()} or {MAIN: self}
 
     def _of(self, member: Member) -> Config:
-        own = {side: getattr(member.features, side) for side in member.features.model_fields_set}
-        settings = (model.model_dump(mode="json", exclude_unset=True) for model in (self.model, member.model))
-        model = Model.model_validate_json(json.dumps(merged(*settings)))
+        own = {side: declared for side, declared in member.features if declared is not None}
+        model = Model.model_validate_json(json.dumps(merged(self.model.settings(), member.model.settings())))
         alone = {"features": self.features.model_copy(update=own), "model": model, "members": {}, "router": {}}
         return self.model_copy(update=alone)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs._config import Config, config_hash, load_config
+from jobs._config import Config, config_hash, load_config, parse_config, resolved
 from nimc_spark.data.declarations import Bucketize, Id, OneHot, RatingSvd
 from nimc_spark.errors import UsageError
 from nimc_spark.io.sources import Source
@@ -187,6 +187,9 @@ def test_members_have_features_and_model_of_their_own_over_those_of_the_config(s
     assert members["cold"].model.settings() == {**config.model.settings(), "seed": 3}
     assert config.declared("users") == (Id(), *config.features.users[:2])
     assert load_config(small).by_member() == {"main": load_config(small)}
+    # Written out and read again it is the same.
+    assert parse_config(dict(resolved(config))) == config
+    assert parse_config(dict(resolved(config))).by_member() == members
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,7 @@ def test_members_have_features_and_model_of_their_own_over_those_of_the_config(s
         ("members.third={}", "router: no cell names the member third: name it for one, or leave it out"),
         ("members.warm.model.rnk=3", 'members.warm.model.rnk: unknown key; did you mean "rank"?'),
         ("members.warm.modle={}", 'members.warm.modle: unknown key; did you mean "model"? allowed: features, model'),
+        ("members.warm.features.users=[{kind: idd}]", "members.warm.features.users: feature 0: unknown kind 'idd'"),
         (
             "members.cold.features.items=[{kind: one_hot, column: x}]",
             "members.cold.features.items names columns, but there is no sources.items",
