@@ -4,7 +4,7 @@ Conventions
     Record       one stored part or block; `lane` −1 is for item parts, which come before every lane that uses them
     order        records of a task are sorted by (lane, kind, item_part, chunk): item parts, then whole lanes
     Request      a statistic at a set of parameters; a pass answers a list of them
-    LaneSums     what a lane gives for one request, with the blocks it has seen
+    LaneSums     what a lane gives for one request, with the pieces it has seen
 """
 
 from __future__ import annotations
@@ -30,11 +30,17 @@ class Kind(IntEnum):
 
 
 class BlockId(NamedTuple):
-    """A block of the grid: its lane (= user part), item part, and chunk where one cell holds too many ratings."""
+    """A piece of a lane: a block of the grid by its lane (= user part), item part, and chunk where one cell holds too
+    many ratings; or the user part itself, `user_piece`."""
 
     lane: int
     item_part: int
     chunk: int
+
+
+def user_piece(lane: int) -> BlockId:
+    """The name of a lane's user part among the pieces that a pass has to return."""
+    return BlockId(lane, -1, 0)
 
 
 class Record(NamedTuple):
@@ -53,7 +59,7 @@ class Request(NamedTuple):
 class LaneSums(NamedTuple):
     lane: int
     request: int
-    blocks: tuple[BlockId, ...]
+    pieces: tuple[BlockId, ...]
     sums: Sums
 
 
@@ -65,11 +71,11 @@ def lane_sums(records: Iterable[Record], model: Model, requests: Sequence[Reques
         if number == ITEM_LANE:
             item_parts = {r.item_part: r.payload for r in group if isinstance(r.payload, Part)}
             continue
-        lane, blocks = _assemble(number, group, item_parts)
+        lane, pieces = _assemble(number, group, item_parts)
         for index, (request, side) in enumerate(zip(requests, sides, strict=True)):
             with one_blas_thread():
                 sums = request.statistic.of(lane, side)
-            yield LaneSums(number, index, blocks, sums)
+            yield LaneSums(number, index, pieces, sums)
 
 
 def _assemble(number: int, group: Iterable[Record], item_parts: dict[int, Part]) -> tuple[Lane, tuple[BlockId, ...]]:
@@ -79,6 +85,7 @@ def _assemble(number: int, group: Iterable[Record], item_parts: dict[int, Part])
     for record in group:
         if isinstance(record.payload, Part):
             users = record.payload
+            names.append(user_piece(number))
         else:
             blocks.append((record.item_part, item_parts[record.item_part], record.payload))
             names.append(BlockId(number, record.item_part, record.chunk))

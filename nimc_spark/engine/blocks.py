@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import encode_block, encode_part
-from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind
+from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, user_piece
 from nimc_spark.engine.context import described, held, task_slots
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.history import HistoryData, Weights, history_lists, stacked_histories
@@ -101,12 +101,23 @@ class IndexedSide:
 
 
 @dataclass(frozen=True)
-class BlockSet:
-    """The records, kept by Spark until `close`; the lanes and blocks among them; |Ω|; and the index of each side."""
+class RecordSet:
+    """The records of whole lanes in the order in which tasks read them, and the lanes and blocks among them."""
 
     records: DataFrame
     lanes: frozenset[int]
     blocks: frozenset[BlockId]
+
+    @property
+    def pieces(self) -> frozenset[BlockId]:
+        """What a pass has to return: every block, and every user part."""
+        return self.blocks | {user_piece(lane) for lane in self.lanes}
+
+
+@dataclass(frozen=True)
+class BlockSet(RecordSet):
+    """The records of Ω, kept by Spark until `close`; |Ω|; and the index of each side."""
+
     count: int
     sides: Mapping[SideName, IndexedSide]
     kept: ExitStack
@@ -166,9 +177,8 @@ def _placed_records(
     """All records in the partitions and in the order in which tasks read them."""
     users, items = sides[SideName.USERS], sides[SideName.ITEMS]
     user_parts, item_parts = (_parts(sides[side], columns, data[side], side, dtype) for side in SideName)
-    slots = min(len(users.sizes), task_slots(ratings.sparkSession))
-    # Whole lanes go to one partition, neighbours together; every partition has the item parts.
-    at_home = F.floor(F.col("lane") * slots / len(users.sizes)).cast("int")
+    slots, at_home = placement(len(users.sizes), ratings.sparkSession)
+    # Every partition has the item parts.
     everywhere = F.explode(F.sequence(F.lit(0), F.lit(slots - 1)).cast("array<int>"))
     lanes = user_parts.unionByName(_blocks(ratings, users, items, dtype, limits)).withColumn("slot", at_home)
     return (
@@ -177,6 +187,12 @@ def _placed_records(
         .sortWithinPartitions("lane", "kind", "item_part", "chunk")
         .drop("slot")
     )
+
+
+def placement(lanes: int, spark: SparkSession) -> tuple[int, Column]:
+    """How many partitions so many lanes get, and that of `lane`: whole lanes, neighbours together."""
+    slots = min(lanes, task_slots(spark))
+    return slots, F.floor(F.col("lane") * slots / lanes).cast("int")
 
 
 def _history_parts(profile: RatingsProfile, data: SideData, limits: GridLimits) -> int:
@@ -208,6 +224,15 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 def _parts(indexed: IndexedSide, columns: Columns, data: SideData, side: SideName, dtype: str) -> DataFrame:
+    rows = side_rows(indexed, columns, data, side)
+    return apply_grouped(
+        rows.groupBy("part"), _build_part, RECORD_SCHEMA, side=side, encoding=encoding(columns, data, side, dtype)
+    )
+
+
+def side_rows(indexed: IndexedSide, columns: Columns, data: SideData, side: SideName) -> DataFrame:
+    """DataFrame(part, position, index, offset[, features][, vector][, history]) of the ids of a side; `index` is that
+    of the columns, null for an id that they do not have."""
     known, others = columns.sides[side], columns.sides[side.other]
     rows = indexed.index
     if known is not indexed:
@@ -223,16 +248,7 @@ def _parts(indexed: IndexedSide, columns: Columns, data: SideData, side: SideNam
         rows = rows.join(data.vectors.select("id", "vector"), "id", "left")
     if data.history is not None:
         rows = rows.join(_histories(columns.ratings, side, others, data.history), "id", "left")
-    bound = {
-        "side": side,
-        "width": data.width,
-        "vectors_width": data.vectors_width,
-        "ids": known.count if data.uses_id else 0,
-        "histories": data.histories,
-        "others": others.count,
-        "dtype": dtype,
-    }
-    return apply_grouped(rows.drop("id").groupBy("part"), _build_part, RECORD_SCHEMA, **bound)
+    return rows.drop("id")
 
 
 def _histories(ratings: DataFrame, side: SideName, others: IndexedSide, history: HistoryData) -> DataFrame:
@@ -242,18 +258,26 @@ def _histories(ratings: DataFrame, side: SideName, others: IndexedSide, history:
     return history_lists(ratings, side, known, history.mean)
 
 
-def _build_part(
-    table: pa.Table,
-    *,
-    side: SideName,
-    width: int,
-    vectors_width: int,
-    ids: int,
-    histories: Sequence[Weights],
-    others: int,
-    dtype: str,
-) -> pa.Table:
-    table = table.sort_by("position").combine_chunks()
+class Encoding(NamedTuple):
+    """How the columns of `side_rows` become feature groups: widths of declared features and of vectors, ids and
+    histories with the numbers of their columns."""
+
+    width: int
+    vectors_width: int
+    ids: int
+    histories: Sequence[Weights]
+    others: int
+    dtype: str
+
+
+def encoding(columns: Columns, data: SideData, side: SideName, dtype: str) -> Encoding:
+    ids = columns.sides[side].count if data.uses_id else 0
+    return Encoding(data.width, data.vectors_width, ids, data.histories, columns.sides[side.other].count, dtype)
+
+
+def part_of_table(table: pa.Table, encoding: Encoding) -> Part:
+    """The part of rows of `side_rows`, in the order of the table."""
+    width, vectors_width, ids, histories, others, dtype = encoding
     groups: list[Group] = []
     if width and "features" in table.column_names:
         groups.append(declared_group(csr_of_vectors(_array(table, "features")), width, dtype))
@@ -264,11 +288,20 @@ def _build_part(
     if histories:
         lists = stacked_histories(_array(table, "history"), histories, width + vectors_width + ids, others)
         groups += [sparse_group(csr, dtype) for csr in lists]
-    part = Part(table.column("offset").to_numpy().astype(np.float64), tuple(groups))
+    return Part(table.column("offset").to_numpy().astype(np.float64), tuple(groups))
+
+
+def _build_part(table: pa.Table, *, side: SideName, encoding: Encoding) -> pa.Table:
+    part = part_of_table(table.sort_by("position").combine_chunks(), encoding)
     number = table.column("part")[0].as_py()
     if side is SideName.USERS:
-        return _records([(number, Kind.USER_PART, 0, 0, encode_part(part))])
+        return lane_record(number, part)
     return _records([(ITEM_LANE, Kind.ITEM_PART, number, 0, encode_part(part))])
+
+
+def lane_record(number: int, part: Part) -> pa.Table:
+    """The user part of a lane."""
+    return _records([(number, Kind.USER_PART, 0, 0, encode_part(part))])
 
 
 def declared_group(csr: Csr, width: int, dtype: str) -> Group:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from nimc_spark.data.codec import decode_block, decode_part, decode_sums, encode_sums
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, Request, lane_sums, merged
-from nimc_spark.engine.blocks import BlockSet
+from nimc_spark.engine.blocks import RecordSet
 from nimc_spark.engine.context import Shared, described, prepare_worker, shared
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.errors import SetupError
@@ -38,9 +38,9 @@ _RESULT_DDL = "lane int, request int, lanes array<int>, item_parts array<int>, c
 
 
 class SparkOracle(PassOracle):
-    """Passes over the records of a `BlockSet`, wherever its partitions live."""
+    """Passes over the records of a `BlockSet` or of other lanes, wherever their partitions live."""
 
-    def __init__(self, spark: SparkSession, blocks: BlockSet) -> None:
+    def __init__(self, spark: SparkSession, blocks: RecordSet) -> None:
         self._spark = spark
         self._blocks = blocks
         self._passes = 0
@@ -59,12 +59,13 @@ class SparkOracle(PassOracle):
         return merged(found, len(sent))
 
     def _check(self, found: Sequence[LaneSums], requests: int) -> None:
-        """Every block exactly once for each request: a lost or doubled task must never pass for a result."""
+        """Every piece exactly once for each request: a lost or doubled task must never pass for a result."""
+        expected = sorted(self._blocks.pieces)
         for index in range(requests):
-            seen = sorted(block for r in found if r.request == index for block in r.blocks)
-            if seen != sorted(self._blocks.blocks):
+            seen = sorted(piece for r in found if r.request == index for piece in r.pieces)
+            if seen != expected:
                 raise SetupError(
-                    f"a pass returned {len(seen)} of {len(self._blocks.blocks)} rating blocks, or other ones: "
+                    f"a pass returned {len(seen)} of {len(expected)} user parts and rating blocks, or other ones: "
                     "the cluster lost or repeated part of a stage; run the job again"
                 )
 
@@ -90,7 +91,7 @@ def _task(batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared) 
 
 
 def _result_row(result: LaneSums) -> pa.RecordBatch:
-    lanes, item_parts, chunks = ([b[i] for b in result.blocks] for i in range(3))
+    lanes, item_parts, chunks = ([b[i] for b in result.pieces] for i in range(3))
     row = {
         "lane": result.lane,
         "request": result.request,
@@ -103,8 +104,8 @@ def _result_row(result: LaneSums) -> pa.RecordBatch:
 
 
 def _lane_sums(row: dict[str, object]) -> LaneSums:
-    blocks = tuple(BlockId(*b) for b in zip(row["lanes"], row["item_parts"], row["chunks"], strict=True))  # type: ignore[call-overload]
-    return LaneSums(row["lane"], row["request"], blocks, decode_sums(row["sums"]))  # type: ignore[arg-type]
+    pieces = tuple(BlockId(*b) for b in zip(row["lanes"], row["item_parts"], row["chunks"], strict=True))  # type: ignore[call-overload]
+    return LaneSums(row["lane"], row["request"], pieces, decode_sums(row["sums"]))  # type: ignore[arg-type]
 
 
 def _few_results(results: DataFrame, lanes: int) -> DataFrame:
@@ -119,7 +120,7 @@ def _few_results(results: DataFrame, lanes: int) -> DataFrame:
 
 def _merge_run(table: pa.Table) -> pa.Table:
     found = sorted((_lane_sums(row) for row in table.drop_columns("run").to_pylist()), key=lambda r: r.lane)
-    blocks = tuple(block for r in found for block in r.blocks)
+    pieces = tuple(piece for r in found for piece in r.pieces)
     first = found[0]
-    total = LaneSums(first.lane, first.request, blocks, merge_in_order([r.sums for r in found]))
+    total = LaneSums(first.lane, first.request, pieces, merge_in_order([r.sums for r in found]))
     return pa.Table.from_batches([_result_row(total)])

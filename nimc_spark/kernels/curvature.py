@@ -86,7 +86,7 @@ class _Moving:
 
     def __init__(self, model: Model, side: SideName, part: Part, forward: Forward, product: Product) -> None:
         self._model, self._side, self._part, self._forward, self._exact = model, side, part, forward, product.exact
-        self._dz = inputs(model, part, _typed(model, product.direction.side(side)))
+        self._dz = inputs(part, _typed(model, product.direction.side(side)))
         self.tangent = tangent(model, side, part, forward, product.direction, self._dz)
         self._gathered, self._changed = np.zeros(forward.scores.shape), np.zeros(forward.scores.shape)
 
@@ -119,7 +119,7 @@ def tangent(
     model: Model, side: SideName, part: Part, forward: Forward, direction: Parameters, dz: Array | None = None
 ) -> Tangent:
     """P̂ and dP̂ = φ'(z)∘(X S) of a part; `dz` = X S where it is known."""
-    dz = inputs(model, part, _typed(model, direction.side(side))) if dz is None else dz
+    dz = inputs(part, _typed(model, direction.side(side))) if dz is None else dz
     return Tangent(forward.scores, score_change(model, side, forward.slopes * dz))
 
 
@@ -239,7 +239,7 @@ class RowBlocks:
         slopes = forward.slopes.astype(np.float64)
         per_row = moments * slopes[:, :, None] * slopes[:, None, :]
         flat = np.ascontiguousarray(per_row.reshape(part.rows, -1))
-        return stack_rows([group.squared_transpose_times(flat) for group in part.groups], flat.shape[1])
+        return stack_rows([group.squared().transpose_times(flat) for group in part.groups], flat.shape[1])
 
 
 class _UserWeights:

@@ -10,7 +10,7 @@ Conventions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,14 @@ class Rows(NamedTuple):
 
     indices: Index
     values: npt.NDArray[np.float64]
+
+
+class Entries(NamedTuple):
+    """Nonzeros of a matrix: row, column and value (m,)."""
+
+    row: Index
+    column: Index
+    value: Array
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,14 @@ class DenseGroup:
         indices = np.arange(self.start, self.start + self.values.shape[1])
         return Rows(indices, (self.values.T @ rows).astype(np.float64))
 
-    def squared_transpose_times(self, rows: Array) -> Rows:
-        """(X∘X)ᵀ H of this group, H (n, c) in float64."""
-        return DenseGroup(self.start, np.square(self.values, dtype=np.float64)).transpose_times(rows)
+    def squared(self) -> DenseGroup:
+        """X∘X in float64."""
+        return DenseGroup(self.start, np.square(self.values, dtype=np.float64))
+
+    def entries(self) -> Entries:
+        """The nonzeros, by their columns of the side."""
+        row, column = self.values.nonzero()
+        return Entries(row, self.start + column, self.values[row, column])
 
     def dense(self, width: int) -> npt.NDArray[np.float64]:
         """The group as (n, d) float64 over all `width` columns of its side."""
@@ -72,27 +85,31 @@ class SparseGroup:
     indices: Index
     data: Array
 
-    def _matrix(self, data: Array) -> csr_array:
-        return csr_array((data, self.indices, self.indptr), shape=(len(self.indptr) - 1, len(self.columns)))
+    def _matrix(self) -> csr_array:
+        return csr_array((self.data, self.indices, self.indptr), shape=(len(self.indptr) - 1, len(self.columns)))
 
     def times(self, weights: Array) -> Array:
         """X W of this group, (n, c)."""
-        product: Array = self._matrix(self.data) @ weights[self.columns]
+        product: Array = self._matrix() @ weights[self.columns]
         return product
 
     def transpose_times(self, rows: Array) -> Rows:
         """Xᵀ H of this group, H (n, c)."""
-        return Rows(self.columns, (self._matrix(self.data).T @ rows).astype(np.float64))
+        return Rows(self.columns, (self._matrix().T @ rows).astype(np.float64))
 
-    def squared_transpose_times(self, rows: Array) -> Rows:
-        """(X∘X)ᵀ H of this group, H (n, c) in float64."""
-        squares = np.square(self.data, dtype=np.float64)
-        return Rows(self.columns, self._matrix(squares).T @ rows)
+    def squared(self) -> SparseGroup:
+        """X∘X in float64."""
+        return replace(self, data=np.square(self.data, dtype=np.float64))
+
+    def entries(self) -> Entries:
+        """The stored entries, by their columns of the side."""
+        row = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+        return Entries(row, self.columns[self.indices], self.data)
 
     def dense(self, width: int) -> npt.NDArray[np.float64]:
         """The group as (n, d) float64 over all `width` columns of its side."""
         full = np.zeros((len(self.indptr) - 1, width))
-        full[:, self.columns] = self._matrix(self.data).toarray()
+        full[:, self.columns] = self._matrix().toarray()
         return full
 
     def finite(self) -> bool:

@@ -108,7 +108,7 @@ class Forward(NamedTuple):
 def forward(model: Model, side: SideName, part: Part, weights: Array) -> Forward:
     """P̂ (users) or Q̂ (items) of a part, with inputs and slopes, in the dtype of `weights`."""
     k = model.rank
-    z = inputs(model, part, weights)
+    z = inputs(part, weights)
     phi = activation(model.activation(side))
     scores = np.ones((part.rows, k + 2), weights.dtype)
     scores[:, :k] = phi.value(z[:, :k])
@@ -120,9 +120,9 @@ def forward(model: Model, side: SideName, part: Part, weights: Array) -> Forward
     return Forward(scores, z, slopes)
 
 
-def inputs(model: Model, part: Part, weights: Array) -> Array:
+def inputs(part: Part, weights: Array) -> Array:
     """X W (n, c) of a part, its groups added in order."""
-    z = np.zeros((part.rows, model.columns), weights.dtype)
+    z = np.zeros((part.rows, weights.shape[1]), weights.dtype)
     for group in part.groups:
         z += group.times(weights)
     return z

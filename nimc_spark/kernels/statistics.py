@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nimc_spark.kernels.complement import Matrix, gram
-from nimc_spark.kernels.features import Array, Part, Rows, add_rows, stack_rows
-from nimc_spark.kernels.model import Forward, Model, Parameters, SideName, backward, forward, pull
+from nimc_spark.kernels.features import Array, Part, Rows, SparseGroup, add_rows, stack_rows
+from nimc_spark.kernels.model import Forward, Model, Parameters, SideName, backward, forward, inputs, pull
 from nimc_spark.kernels.ratings import RatingBlock, inner_products, middle, rating_weights
 
 Sums = dict[str, npt.NDArray[np.float64] | Rows]
@@ -245,12 +245,33 @@ def _scores_and_flat(side: Forward, rank: int) -> tuple[npt.NDArray[np.float64],
     return side.scores.astype(np.float64), flat
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """rows = X W, or with `squared` (X∘X) W, in lanes that stand for rows of one matrix (`data/outside.py`).
+
+    W (d, c) takes the place of the users' parameters. Of the lane's user part the last group is no feature: its columns
+    say which rows of the whole matrix the part has. `non_finite` counts parts with NaN or infinite features.
+    """
+
+    squared: bool = False
+
+    def of(self, lane: Lane, sides: Sides) -> Sums:
+        *features, own = lane.users.groups
+        if not isinstance(own, SparseGroup):
+            raise TypeError("a part without the numbers of its rows")
+        part = Part(lane.users.offset, tuple(g.squared() if self.squared else g for g in features))
+        sums: Sums = {"rows": Rows(own.columns, inputs(part, sides.parameters.users).astype(np.float64))}
+        if self.squared:
+            sums["non_finite"] = np.array([0.0 if _finite(part) else 1.0])
+        return sums
+
+
 def _finite(part: Part) -> bool:
     return all(group.finite() for group in part.groups)
 
 
 def _squares(part: Part, weights: npt.NDArray[Any]) -> Rows:
-    return stack_rows([group.squared_transpose_times(weights[:, None]) for group in part.groups], 1)
+    return stack_rows([group.squared().transpose_times(weights[:, None]) for group in part.groups], 1)
 
 
 def sum_rows(rows: Iterable[Rows], columns: int) -> Rows:

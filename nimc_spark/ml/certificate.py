@@ -22,7 +22,7 @@ from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.sides import side_input
 from nimc_spark.ml.training import problem
-from nimc_spark.solvers.lanczos import Extremes, extreme_eigenvalues
+from nimc_spark.solvers.lanczos import MOST_DENSE, Extremes, extreme_eigenvalues
 from nimc_spark.solvers.oracle import Oracle
 
 # A curvature within this share of the largest is zero to the accuracy of Lanczos.
@@ -96,7 +96,8 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
         goal = fit.objective
         oracle = fit.problem.oracle.bind(goal)
         at = oracle.evaluate([theta])[0]
-        ends = extreme_eigenvalues(oracle, theta, goal.mask, model.getOrDefault("seed"), limit=limit)
+        dense = MOST_DENSE if fit.problem.has_matrices else 0
+        ends = extreme_eigenvalues(oracle, theta, goal.mask, model.getOrDefault("seed"), limit=limit, most_dense=dense)
         return Certificate(
             parameters=int(goal.mask.sum()),
             loss=at.value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -24,9 +24,9 @@ from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, trained_history, trained_ids
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
+from nimc_spark.engine.outside import ItemsAt, items_at, pass_oracle, sides_in_blocks
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.engine.rating_svd import rating_vectors
-from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.curvature import array_of
 from nimc_spark.kernels.features import Rows, dense_rows
@@ -78,7 +78,7 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
 @contextmanager
 def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Fit]:
     """The training problem of Params and data, its blocks built and kept by Spark until the end."""
-    with held(targets(params, canonical_ratings(params, dataset))) as ratings:
+    with ExitStack() as kept, held(targets(params, canonical_ratings(params, dataset))) as ratings:
         profile = profile_ratings(ratings)
         get = params.getOrDefault
         shrinkage = Shrinkage(get("itemShrinkage"), get("userShrinkage"))
@@ -91,22 +91,32 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
         sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
         sides = _with_histories(sides, inputs, ratings, shrinkage)
         data = {side: sides[side].data for side in SideName}
-        plan = _solver_plan(params, profile, data)
-        blocks = build_blocks(ratings, profile, data, plan.dtype, limits)
-    try:
-        yield Fit(params, Problem(profile, sides, blocks, SparkOracle(dataset.sparkSession, blocks), plan))
-    finally:
-        blocks.close()
+        plan = _plan(params, profile, data, limits)
+        _LOG.info("the items' features are evaluated %s", plan.items.value)
+        blocks = build_blocks(ratings, profile, sides_in_blocks(plan.items, data), plan.dtype, limits)
+        kept.callback(blocks.close)
+        passes = pass_oracle(plan.items, ratings, profile, blocks, data, plan.dtype, limits)
+        oracle = kept.enter_context(passes)
+        # Nothing failed: what Spark keeps of the blocks lives as long as the problem.
+        kept = kept.pop_all()
+    with kept:
+        yield Fit(params, Problem(profile, sides, blocks, oracle, plan))
 
 
-class _SolverPlan(NamedTuple):
-    """The solver by name, and the dtype of blocks and kernels that it wants where none was set."""
+class _Plan(NamedTuple):
+    """The solver by name, the dtype of blocks and kernels that it wants where none was set, and where the items'
+    features are evaluated."""
 
     solver: str
     dtype: str
+    items: ItemsAt
 
 
-def _solver_plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData]) -> _SolverPlan:
+# Their matrices and blocks are made of the items' features beside the ratings.
+_MATRIX_SOLVERS = ("lm", "gncg")
+
+
+def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData], limits: GridLimits) -> _Plan:
     """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
     ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
     width = sum(data[side].columns(ids[side], ids[side.other]) for side in SideName)
@@ -114,7 +124,9 @@ def _solver_plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[Side
     name = chosen(get("solver"), width * (get("rank") + int(get("linear"))))
     # The matrix of lm squares the rounding of its slopes.
     precise = name == "lm" and not params.isSet("dtype")
-    return _SolverPlan(name, "float64" if precise else get("dtype"))
+    whole = name in _MATRIX_SOLVERS or get("init") == "tensor"
+    items = ItemsAt.BLOCKS if whole else items_at(profile, data, limits)
+    return _Plan(name, "float64" if precise else get("dtype"), items)
 
 
 def targets(params: NIMCParams, ratings: DataFrame) -> DataFrame:
@@ -235,7 +247,12 @@ class Problem:
     sides: Mapping[SideName, TrainingSide]
     blocks: BlockSet
     oracle: PassOracle
-    plan: _SolverPlan
+    plan: _Plan
+
+    @property
+    def has_matrices(self) -> bool:
+        """Whether a pass can bring ∇²f as a matrix."""
+        return self.plan.items is ItemsAt.BLOCKS
 
     @cached_property
     def layouts(self) -> Mapping[SideName, Layout]:
@@ -296,6 +313,7 @@ class Fit:
             seconds=round(time.monotonic() - began, 3),
             collapsed=self._collapsed(averages),
             solver=problem.plan.solver,
+            items_at=problem.plan.items.value,
             warnings=(
                 *self._warnings,
                 *self._shape_warnings(int(goal.mask.sum())),

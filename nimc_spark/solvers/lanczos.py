@@ -13,6 +13,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from nimc_spark.solvers.oracle import Oracle, Vector, Want
 
+# Up to so many variables one pass brings the matrix.
+MOST_DENSE = 500
 # Lanczos wants more variables than eigenvalues.
 _FEWEST = 2
 
@@ -38,7 +40,7 @@ def extreme_eigenvalues(
     seed: int = 0,
     tolerance: float = 1e-6,
     limit: int = 1000,
-    most_dense: int = 500,
+    most_dense: int = MOST_DENSE,
 ) -> Extremes:
     """λ_min and λ_max of ∇²f(x) over the variables that are `free` (p,), by at most about `limit` products each.
 

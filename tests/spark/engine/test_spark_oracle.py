@@ -150,16 +150,16 @@ def test_a_lost_or_doubled_block_or_lane_is_no_result(spark: SparkSession, block
     block = (F.col("kind") == int(Kind.BLOCK)) & F.array(*(F.col(n) == v for n, v in keys)).eqNullSafe(
         F.array(F.lit(True), F.lit(True), F.lit(True))
     )
-    total = len(blocks.blocks)
+    total = len(blocks.pieces)
     one_lane = blocks.records.where(F.col("lane").isin(-1, a.lane))
     doctored = {
         total - 1: times(blocks.records, block, 0),
         total + 1: times(blocks.records, block, 2),
-        total + sum(b.lane == a.lane for b in blocks.blocks): blocks.records.union(
+        total + sum(b.lane == a.lane for b in blocks.pieces): blocks.records.union(
             one_lane.coalesce(1).sortWithinPartitions("lane", "kind", "item_part", "chunk")
         ),
     }
     for found, records in doctored.items():
         oracle = SparkOracle(spark, replace(blocks, records=records))
-        with pytest.raises(SetupError, match=f"a pass returned {found} of {total} rating blocks"):
+        with pytest.raises(SetupError, match=f"a pass returned {found} of {total} user parts and rating blocks"):
             oracle.run(FeatureCounts(), model, parameters)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nimc_spark.data.local import LocalOracle
-from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, LaneSums, Record, Request, lane_sums, merged
+from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, LaneSums, Record, Request, lane_sums, merged, user_piece
 from nimc_spark.kernels.ratings import RatingBlock
 from nimc_spark.kernels.statistics import LossGradient, Sums
 from tests.unit.problems import STATISTICS, Problem, array_of, bits, rows_of, small_problem
@@ -101,12 +101,12 @@ def test_order_of_arrival_does_not_matter(lanes: int) -> None:
         assert bits(merged([results[i] for i in random.permutation(len(results))], 2)) == wanted
 
 
-def test_lanes_come_one_by_one_with_the_blocks_they_saw() -> None:
+def test_lanes_come_one_by_one_with_the_pieces_they_saw() -> None:
     problem = small_problem()
     found = list(lane_sums(problem.records(2, 2), problem.model, requests(points(problem, 2))))
     assert [(r.lane, r.request) for r in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert found[0].blocks == (BlockId(0, 0, 0), BlockId(0, 1, 0))
-    assert found[3].blocks == (BlockId(1, 0, 0), BlockId(1, 1, 0))
+    assert found[0].pieces == (user_piece(0), BlockId(0, 0, 0), BlockId(0, 1, 0))
+    assert found[3].pieces == (user_piece(1), BlockId(1, 0, 0), BlockId(1, 1, 0))
     # A lane alone is the sum that the data of its users gives.
     parts = [array_of(r.sums, "loss")[0] for r in found if r.request == 1]
     whole = problem.passes().run(LossGradient(), problem.model, points(problem, 2))[1]

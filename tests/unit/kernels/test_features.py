@@ -40,7 +40,7 @@ def test_products_of_a_group(group: Group) -> None:
     wide = np.hstack([np.zeros((6, 2)), X, np.zeros((6, 2))])
     np.testing.assert_allclose(group.times(W), wide @ W, rtol=1e-14, atol=1e-14)
     np.testing.assert_allclose(dense_rows(group.transpose_times(H), HEIGHT), wide.T @ H, rtol=1e-14, atol=1e-14)
-    squares = dense_rows(group.squared_transpose_times(H[:, :1]), HEIGHT)
+    squares = dense_rows(group.squared().transpose_times(H[:, :1]), HEIGHT)
     np.testing.assert_allclose(squares, (wide * wide).T @ H[:, :1], rtol=1e-14, atol=1e-14)
 
 
