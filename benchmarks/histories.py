@@ -1,0 +1,132 @@
+"""Item histories in the blocks and outside of them: ids and both sides' histories, rank 20, loss and gradient.
+
+    pass / kernel       kernel = the same evaluation in this process, items outside, lanes dealt to two threads
+
+MovieLens-1M is not fetched: NIMC_ML1M names its folder, without which the rows of synthetic ratings are all there is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+
+from benchmarks.problem import Setting, partitions, start, write
+from benchmarks.report import Round, Row, in_turns, row
+from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.outside import OutsideItems
+from nimc_spark.data.passes import ITEM_LANE, LaneSums, Record, Request, lane_sums, merged
+from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
+from nimc_spark.engine.context import held
+from nimc_spark.engine.history import HistoryData
+from nimc_spark.engine.outside import ItemsAt, pass_oracle, sides_in_blocks
+from nimc_spark.engine.profile import RatingsProfile, profile_ratings
+from nimc_spark.kernels.model import Model, SideName
+from nimc_spark.kernels.statistics import LossGradient, Sums
+
+RANK = 20
+SYNTHETIC = Setting(10_000_000, 100_000, 20_000, 0, 0, RANK)
+_THREADS = 2
+_TARGET = "≤ 3"
+_DTYPE = "float32"
+_SIDE = SideData(uses_id=True, history=HistoryData(("equal",)))
+_DATA = dict.fromkeys(SideName, _SIDE)
+_NAMES = {ItemsAt.BLOCKS: "in the blocks", ItemsAt.DRIVER: "on the driver", ItemsAt.JOBS: "in jobs"}
+
+
+def run(spark: SparkSession) -> list[Row]:
+    """Rows for MovieLens-1M, where there is one, and for 1e7 synthetic ratings."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        if named := os.environ.get("NIMC_ML1M"):
+            _write_ml_1m(Path(named), Path(folder) / "ml-1m")
+            rows += _measured("ml-1m", spark.read.parquet(f"{folder}/ml-1m"), 7)
+        write(SYNTHETIC, Path(folder))
+        rows += _measured("1e7", spark.read.parquet(f"{folder}/ratings"), 3)
+    return rows
+
+
+def _write_ml_1m(source: Path, folder: Path) -> None:
+    text = (source / "ratings_no_timestamp.dat").read_text().replace("::", " ")
+    user, item, rating = np.array(text.split(), np.int64).reshape(-1, 3).T
+    folder.mkdir()
+    pq.write_table(pa.table({"user": user, "item": item, "rating": rating.astype(np.float64)}), folder / "0.parquet")
+
+
+def _measured(name: str, source: DataFrame, rounds: int) -> list[Row]:
+    limits = GridLimits()
+    with held(source) as ratings:
+        profile = profile_ratings(ratings)
+        times: dict[str, list[Round]] = {}
+        for at in (ItemsAt.DRIVER, ItemsAt.JOBS, ItemsAt.BLOCKS):
+            with _actions(at, ratings, profile, limits) as actions:
+                times |= in_turns(actions, rounds, calls=3, warm_up=3)
+    rows = []
+    kernel = [k.clock for k in times["kernel"]]
+    for at, label in _NAMES.items():
+        together = [p.clock / k for p, k in zip(times[label], kernel, strict=True)]
+        target = _TARGET if at is ItemsAt.DRIVER else ""
+        rows.append(row(f"{name}: pass with items {label} / kernel on {_THREADS} threads", together, target=target))
+    for label, found in times.items():
+        rows.append(row(f"{name}: {label}, ms", [1e3 * r.clock for r in found], ".0f"))
+    if all(r.processor for found in times.values() for r in found):
+        for label, found in times.items():
+            note = "less moved by others on the machine"
+            rows.append(row(f"{name}: {label}, ms of processors", [1e3 * r.processor for r in found], ".0f", note=note))
+    return rows
+
+
+@contextmanager
+def _actions(
+    at: ItemsAt, ratings: DataFrame, profile: RatingsProfile, limits: GridLimits
+) -> Iterator[dict[str, Callable[[], object]]]:
+    """A pass with the items there; on the driver also the kernel, so that both are timed in turns."""
+    with (
+        closing(build_blocks(ratings, profile, sides_in_blocks(at, _DATA), _DTYPE, limits)) as blocks,
+        pass_oracle(at, ratings, profile, blocks, _DATA, _DTYPE, limits) as oracle,
+    ):
+        model = _model(blocks)
+        parameters = start(model)
+        oracles = {_NAMES[at]: oracle}
+        if isinstance(oracle, OutsideItems) and at is ItemsAt.DRIVER:
+            oracles["kernel"] = _kernel(blocks, oracle)
+        yield {name: partial(passes.run, LossGradient(), model, [parameters]) for name, passes in oracles.items()}
+
+
+def _model(blocks: BlockSet) -> Model:
+    users, items = (blocks.sides[side].count for side in SideName)
+    return Model(RANK, users + items, items + users, dtype=_DTYPE)
+
+
+class _Threads(PassOracle):
+    """A `LocalOracle` whose lanes are dealt to threads."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._shares = [
+            sorted((r for r in records if r.lane == ITEM_LANE or r.lane % _THREADS == share), key=lambda r: r[:4])
+            for share in range(_THREADS)
+        ]
+
+    def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
+        def of(records: Sequence[Record]) -> list[LaneSums]:
+            return list(lane_sums(records, model, requests))
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = [result for results in pool.map(of, self._shares) for result in results]
+        return merged(found, len(requests))
+
+
+def _kernel(blocks: BlockSet, oracle: OutsideItems) -> OutsideItems:
+    """The same passes in this process alone."""
+    every = {r[:4]: r for records in partitions(blocks) for r in records}
+    items, features = (_Threads(part._records) for part in (oracle._items, oracle._features))
+    return OutsideItems(_Threads(list(every.values())), items, features, oracle._count)
