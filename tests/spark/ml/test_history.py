@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nimc_spark import NIMC, NIMCModel
+from nimc_spark.engine.outside import ItemsAt
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import SideName
 from tests.spark.engine.oracle_problem import persisted
@@ -138,14 +139,16 @@ def test_a_context_with_broken_ratings_is_refused(spark: SparkSession, toy: Toy,
 
 
 def test_where_the_items_are_evaluated_changes_rounding_only(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A history that fits in a lane stays in the blocks; the driver and jobs of their own give the same bits."""
+    """The driver and jobs of their own give the same bits."""
 
     def fitted(**params: Any) -> NIMCModel:
-        return estimator(toy, **{"solver": "lbfgs", "dtype": "float64", **params}).fit(toy.train)
+        return estimator(toy, **{"solver": "lbfgs", "dtype": "float64", "maxIter": 4, **params}).fit(toy.train)
 
     on_driver = fitted()
     assert on_driver.summary.items_at == "outside the blocks, on the driver"
-    inside = fitted(ratingsPerLane=10_000)
+    with monkeypatch.context() as patched:
+        patched.setattr("nimc_spark.ml.training.items_at", lambda *_: ItemsAt.BLOCKS)
+        inside = fitted()
     assert inside.summary.items_at == "in the blocks"
     np.testing.assert_allclose(on_driver.summary.losses, inside.summary.losses, rtol=1e-10)
     pairs = [sorted(rows_of(m.transform(toy.test).select("user", "item", "prediction"))) for m in (on_driver, inside)]
