@@ -25,7 +25,7 @@ from pydantic import (
 
 from jobs._config_errors import messages
 from jobs._yaml import Tree, merged, read_tree
-from nimc_spark.data.declarations import BY_ID_ALONE, Const, parse_declarations
+from nimc_spark.data.declarations import BY_ID_ALONE, Const, Id, parse_declarations
 from nimc_spark.engine.cells import CELLS, MAIN, Router
 from nimc_spark.errors import UsageError
 from nimc_spark.io.prepare import Columns, Duplicates
@@ -240,7 +240,9 @@ class MemberFeatures(_Section):
 
 
 class Member(_Section):
-    """What one member has of its own; all else is as in the sections `features` and `model`, key by key."""
+    """What one member has of its own; all else is as in the sections `features` and `model`, key by key. Penalties
+    there of feature groups that only others have are left out.
+    """
 
     features: MemberFeatures = MemberFeatures()
     model: Model = Model()
@@ -366,9 +368,28 @@ class Config(_Section):
 
     def _of(self, member: Member) -> Config:
         own = {side: declared for side, declared in member.features if declared is not None}
-        model = Model.model_validate_json(json.dumps(merged(self.model.settings(), member.model.settings())))
-        alone = {"features": self.features.model_copy(update=own), "model": model, "members": {}, "router": {}}
-        return self.model_copy(update=alone)
+        alone = self.model_copy(update={"features": self.features.model_copy(update=own), "members": {}, "router": {}})
+        settings = merged(self._settings_for(alone), member.model.settings())
+        return alone.model_copy(update={"model": Model.model_validate_json(json.dumps(settings))})
+
+    def _settings_for(self, alone: Config) -> dict[str, Any]:
+        """Those of `model`, without the penalties of feature groups that others have and the member `alone` has not."""
+        settings = self.model.settings()
+        reg = settings.get("reg")
+        for side in ("users", "items") if isinstance(reg, dict) else ():
+            if isinstance(reg.get(side), dict):
+                others = {group for group in self._all_groups(side) if group not in alone.groups(side)}
+                reg[side] = {group: value for group, value in reg[side].items() if group not in others}
+        return settings
+
+    def _all_groups(self, side: str) -> list[str]:
+        members = (getattr(member.features, side) or () for member in self.members.values())
+        return [*self.groups(side), *(d.group for declared in members for d in declared)]
+
+    def groups(self, side: str) -> list[str]:
+        """Names of the feature groups of a side, "users" or "items"."""
+        declared = getattr(self.features, side) or (Id(),)
+        return list(dict.fromkeys(d.group for d in declared))
 
     def declared(self, side: str) -> tuple[Any, ...]:
         """The feature declarations of a side, "users" or "items", in all members, each once."""

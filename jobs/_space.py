@@ -11,7 +11,7 @@ from typing import Any
 from jobs._config import Config, Multiples, parse_config, resolved
 from jobs._estimator import estimator
 from jobs._yaml import Tree, apply_override
-from nimc_spark.data.declarations import History, Id
+from nimc_spark.data.declarations import History
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.objective import GroupPenalty
 from nimc_spark.ml.penalties import penalty_of
@@ -33,7 +33,7 @@ def base_tree(config: Config) -> Tree:
     for side in SideName:
         declared = nimc.getOrDefault("groupRegParam").get(side.value, {})
         own = {}
-        for group in _groups(config, side):
+        for group in config.groups(side.value):
             value = declared.get(group) if isinstance(declared, Mapping) else declared
             found = penalty_of(value, default, f"{side.value}.{group}")
             own[group] = {"factors": found.factors, "linear": found.linear}
@@ -51,7 +51,7 @@ def setting_config(tree: Tree, setting: Setting) -> Config:
         apply_override(changed, f"{key}={json.dumps(value)}")
     config = parse_config(changed, "tune.space")
     for side in SideName:
-        present, penalties = _groups(config, side), changed["model"]["reg"][side.value]
+        present, penalties = config.groups(side.value), changed["model"]["reg"][side.value]
         changed["model"]["reg"][side.value] = {group: penalties[group] for group in penalties if group in present}
     return parse_config(changed, "tune.space")
 
@@ -79,15 +79,10 @@ def _default_space(config: Config) -> dict[str, Sequence[Any] | Multiples]:
             space[f"features.{side.value}"] = [others]
     space["model.rank"] = _RANKS
     for side in SideName:
-        for group in _groups(config, side):
+        for group in config.groups(side.value):
             for part in ("factors", "linear"):
                 space[f"model.reg.{side.value}.{group}.{part}"] = Multiples(times=_MULTIPLES)
     return space
-
-
-def _groups(config: Config, side: SideName) -> list[str]:
-    declared = getattr(config.features, side.value) or (Id(),)
-    return list(dict.fromkeys(d.group for d in declared))
 
 
 def _present(tree: Tree, key: str, setting: Setting) -> bool:
@@ -95,7 +90,7 @@ def _present(tree: Tree, key: str, setting: Setting) -> bool:
     steps = key.split(".")
     if steps[:2] != ["model", "reg"] or len(steps) < 4:
         return True
-    return steps[3] in _groups(setting_config(tree, setting), SideName(steps[2]))
+    return steps[3] in setting_config(tree, setting).groups(steps[2])
 
 
 def _at(tree: Tree, key: str) -> Any:

@@ -17,6 +17,7 @@ from jobs._space import Setting, base_tree, coordinates, setting_config
 from jobs._tables import read_tables, split_ratings, split_spec
 from nimc_spark.engine.context import held
 from nimc_spark.engine.splits import split
+from nimc_spark.errors import UsageError
 from nimc_spark.io.contracts import ITEM, TIMESTAMP, USER, ddl
 from nimc_spark.ml import NIMC
 from nimc_spark.ml.persistence import write_folder
@@ -28,6 +29,11 @@ _OTHER_SEED = 1
 
 def body(context: Context) -> Result:
     config = context.config
+    if config.members:
+        raise UsageError(
+            "tune searches the settings of one model, but the config has members: tune each by a config of its own "
+            "without members and router, and take over what is found"
+        )
     tree = base_tree(config)
     with context.stage("read"):
         tables = read_tables(context)

@@ -181,7 +181,7 @@ def test_members_have_features_and_model_of_their_own_over_those_of_the_config(s
     assert members["warm"].model.settings() == {
         "rank": 5,
         "activation": "tanh",
-        "reg": {"users": {"attributes": 4.0, "id": {"factors": 1.0, "linear": 4.0}}, "items": 2.0, "power": 0.5},
+        "reg": {"users": {"id": {"factors": 1.0, "linear": 4.0}}, "items": 2.0, "power": 0.5},
     }
     assert members["cold"].features == config.features
     assert members["cold"].model.settings() == {**config.model.settings(), "seed": 3}
@@ -190,6 +190,17 @@ def test_members_have_features_and_model_of_their_own_over_those_of_the_config(s
     # Written out and read again it is the same.
     assert parse_config(dict(resolved(config))) == config
     assert parse_config(dict(resolved(config))).by_member() == members
+
+
+def test_a_member_leaves_out_penalties_of_features_that_it_does_not_have(several: str) -> None:
+    penalties = "model.reg={users: {attributes: 4, id: 3, typo: 2}, items: 1}"
+    config = load_config(several, [penalties, "members.cold.features.users=[{kind: one_hot, column: sex}]"])
+    reg = {name: own.model.settings()["reg"]["users"] for name, own in config.by_member().items()}
+    assert reg == {
+        # What nobody has is left for the training to refuse.
+        "warm": {"id": {"linear": 4.0}, "typo": 2.0},
+        "cold": {"attributes": 4.0, "typo": 2.0},
+    }
 
 
 @pytest.mark.parametrize(
