@@ -49,7 +49,9 @@ def _page(entry: Entry, of: str, found: Certificate) -> Page:
     facts = {"training run": str(entry.lineage["run_id"]), "verdict": found.verdict, "nimc-spark": __version__}
     figures = Table("figures", ["figure", "value"], [[key, value] for key, value in found.figures().items()])
     series = {f"{label} eigenvector": line for label, line in found.landscape.items()}
-    note = "Distance is in the parameters, along unit eigenvectors of the Hessian at the model."
+    note = (
+        "Eigenvalues and distances are in the solver's variables, parameters over their scale, where gd takes its step."
+    )
     landscape = Lines("landscape", "distance from the model", "loss", series, note=note)
     title = f"Certificate of {entry.name}{of}, version {entry.version}"
     return Page(f"{entry.name}{of}-{entry.version}", title, [figures, landscape], facts)

@@ -3,9 +3,10 @@
     M_l = λ_min(∇²f), M_u = λ_max(∇²f)      step 1/M_u, rate 1 − M_l/M_u of gradient descent (Theorem 3.3)
     ‖∇f‖ ≤ ε and M_l ≥ −τ: a τ-relaxed second-order point
 
-Eigenvalues are those of ∇²f itself where the parameters are few, else found by Lanczos on products with it, each a
-pass over Ω, in float64. Source: section 3 of the NIMC
-paper; the constants of its proof are M_l and M_u.
+All in the solver's variables z = θ / scale (`Objective.scale`), in which `gd` takes its step: the signs of eigenvalues
+are those in θ. Eigenvalues are those of ∇²f itself where the parameters are few, else found by Lanczos on products with
+it, each a pass over Ω, in float64. In θ the lower end is a crowd of nearly equal eigenvalues of ids with few ratings,
+where Lanczos does not settle. Source: section 3 of the NIMC paper; the constants of its proof are M_l and M_u.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.sides import side_input
 from nimc_spark.ml.training import problem
 from nimc_spark.solvers.lanczos import MOST_DENSE, Extremes, extreme_eigenvalues
-from nimc_spark.solvers.oracle import Oracle
+from nimc_spark.solvers.oracle import Oracle, ScaledOracle
 
 # A curvature within this share of the largest is zero to the accuracy of Lanczos.
 _ZERO = 1e-6
@@ -32,7 +33,7 @@ _LANDSCAPE_POINTS = 41
 
 @dataclass(frozen=True)
 class Certificate:
-    """f, ‖∇f‖₂, λ_min and λ_max of ∇²f over the free parameters, and losses along their eigenvectors.
+    """f, ‖∇f‖₂, λ_min and λ_max of ∇²f over the free parameters in z, and losses along their eigenvectors.
 
     `products` passes went into the eigenvalues; `converged` is False where their limit came first.
     """
@@ -92,12 +93,12 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
     held = {SideName.USERS: model._users, SideName.ITEMS: model._items}
     inputs = {side: side_input(model, side, held[side], ratings.sparkSession) for side in SideName}
     with problem(exact, ratings, inputs) as fit:
-        theta = _parameters(model, fit.model)
         goal = fit.objective
-        oracle = fit.problem.oracle.bind(goal)
-        at = oracle.evaluate([theta])[0]
-        dense = MOST_DENSE if fit.problem.has_matrices else 0
-        ends = extreme_eigenvalues(oracle, theta, goal.mask, model.getOrDefault("seed"), limit=limit, most_dense=dense)
+        oracle = ScaledOracle(fit.problem.oracle.bind(goal), goal.scale)
+        z = oracle.to_scaled(_parameters(model, fit.model))
+        at = oracle.evaluate([z])[0]
+        dense, seed = MOST_DENSE if fit.problem.has_matrices else 0, model.getOrDefault("seed")
+        ends = extreme_eigenvalues(oracle, z, goal.mask, seed, tolerance=_ZERO, limit=limit, most_dense=dense)
         return Certificate(
             parameters=int(goal.mask.sum()),
             loss=at.value,
@@ -106,7 +107,7 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
             largest=ends.largest,
             products=ends.products,
             converged=ends.converged,
-            landscape=_landscape(oracle, theta, ends, reach),
+            landscape=_landscape(oracle, z, ends, reach),
         )
 
 
@@ -131,14 +132,14 @@ def _parameters(model: NIMCModel, shape: Model) -> Vector:
 
 
 def _landscape(
-    oracle: Oracle, theta: Vector, ends: Extremes, reach: float
+    oracle: Oracle, z: Vector, ends: Extremes, reach: float
 ) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
     """Losses along the eigenvectors, all points of both in one pass."""
-    widest = float(np.linalg.norm(theta)) or 1.0
+    widest = float(np.linalg.norm(z)) or 1.0
     scales, points = {}, []
     for label, value, vector in (("bottom", ends.least, ends.bottom), ("top", ends.largest, ends.top)):
         far = reach * min(widest, 1 / np.sqrt(max(abs(value), 1e-300)))
         scales[label] = np.linspace(-far, far, _LANDSCAPE_POINTS)
-        points += [theta + t * vector for t in scales[label]]
+        points += [z + t * vector for t in scales[label]]
     losses = iter([e.value for e in oracle.evaluate(points)])
     return {label: (tuple(map(float, t)), tuple(next(losses) for _ in t)) for label, t in scales.items()}

@@ -5,6 +5,7 @@ Gives the constants of the certificate: λ_min ≥ −τ is a τ-relaxed second-
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ def extreme_eigenvalues(
 ) -> Extremes:
     """λ_min and λ_max of ∇²f(x) over the variables that are `free` (p,), by at most about `limit` products each.
 
+    The residuals of both are at most `tolerance` times λ_max, so that a λ_min near zero settles too.
     Up to `most_dense` variables it takes one pass, which brings the matrix.
     """
     count = int(free.sum())
@@ -58,21 +60,23 @@ def extreme_eigenvalues(
         full[free] = v.ravel()
         return oracle.product(x, full)[free]
 
-    operator = LinearOperator((count, count), matvec=times, dtype=np.float64)
     v0 = np.random.default_rng(seed).standard_normal(count)
-    found, sound = {}, True
-    for which in ("SA", "LA"):
-        size = min(count, 40)
+
+    def top_of(product: Callable[[Vector], Vector]) -> tuple[float, Vector, bool]:
+        operator, size, sound = LinearOperator((count, count), matvec=product, dtype=np.float64), min(count, 40), True
         try:
-            values, vectors = eigsh(operator, 1, which=which, v0=v0, tol=tolerance, ncv=size, maxiter=limit // size + 1)
+            values, vectors = eigsh(operator, 1, which="LA", v0=v0, tol=tolerance, ncv=size, maxiter=limit // size + 1)
         except ArpackNoConvergence as error:
-            sound = False
-            values, vectors = error.eigenvalues, error.eigenvectors
+            sound, values, vectors = False, error.eigenvalues, error.eigenvectors
             if len(values) == 0:
                 values, vectors = np.array([np.nan]), np.full((count, 1), np.nan)
-        found[which] = (float(values[0]), _full(free, vectors[:, 0]))
-    (least, bottom), (largest, top) = found["SA"], found["LA"]
-    return Extremes(least, largest, bottom, top, calls, sound)
+        return float(values[0]), _full(free, vectors[:, 0]), sound
+
+    largest, top, top_found = top_of(times)
+    # ARPACK's tolerance is relative to the eigenvalue, which here is of the size of λ_max.
+    shift = largest if np.isfinite(largest) else 0.0
+    depth, bottom, bottom_found = top_of(lambda v: shift * v.ravel() - times(v))
+    return Extremes(shift - depth, largest, bottom, top, calls, top_found and bottom_found)
 
 
 def _dense(oracle: Oracle, x: Vector, free: npt.NDArray[np.bool_]) -> Extremes:
