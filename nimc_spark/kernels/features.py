@@ -10,6 +10,7 @@ Conventions
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ class SparseGroup:
 
     def times(self, weights: Array) -> Array:
         """X W of this group, (n, c)."""
-        product: Array = self._matrix() @ weights[self.columns]
+        product: Array = self._matrix() @ weights.take(self.columns, axis=0)
         return product
 
     def transpose_times(self, rows: Array) -> Rows:
@@ -134,15 +135,20 @@ class Part:
         return len(self.offset)
 
 
-def add_rows(left: Rows, right: Rows) -> Rows:
-    """left + right, with the union of their indices."""
-    if np.array_equal(left.indices, right.indices):
-        return Rows(left.indices, left.values + right.values)
-    indices = np.union1d(left.indices, right.indices)
-    values = np.zeros((len(indices), left.values.shape[1]))
-    values[np.searchsorted(indices, left.indices)] += left.values
-    values[np.searchsorted(indices, right.indices)] += right.values
-    return Rows(indices, values)
+def add_rows(rows: Sequence[Rows]) -> Rows:
+    """The sum of one or more, added from left to right, with the union of their indices."""
+    first, *others = rows
+    if all(np.array_equal(first.indices, more.indices) for more in others):
+        return Rows(first.indices, sum((more.values for more in others), start=first.values))
+    # One sum for all: adding two at a time would copy what is there once for each of them.
+    present = np.zeros(1 + max(int(more.indices.max(initial=0)) for more in rows), bool)
+    for more in rows:
+        present[more.indices] = True
+    place = np.cumsum(present) - 1
+    values = np.zeros((int(place[-1]) + 1, first.values.shape[1]))
+    for more in rows:
+        values[place[more.indices]] += more.values
+    return Rows(np.flatnonzero(present), values)
 
 
 def stack_rows(groups: list[Rows], columns: int) -> Rows:

@@ -71,15 +71,22 @@ class Statistic(Protocol):
 
 def merge(left: Sums, right: Sums) -> Sums:
     """left + right, name by name. Order matters to the last bit, so callers merge in a fixed order."""
-    return {name: _add(value, right[name]) for name, value in left.items()}
+    return _merge_run([left, right])
 
 
-def _add(left: npt.NDArray[np.float64] | Rows, right: npt.NDArray[np.float64] | Rows) -> npt.NDArray[np.float64] | Rows:
-    if isinstance(left, Rows) and isinstance(right, Rows):
-        return add_rows(left, right)
-    if isinstance(left, Rows) or isinstance(right, Rows):
+def _merge_run(run: Sequence[Sums]) -> Sums:
+    return {name: _add([sums[name] for sums in run]) for name in run[0]}
+
+
+def _add(values: Sequence[npt.NDArray[np.float64] | Rows]) -> npt.NDArray[np.float64] | Rows:
+    """The sum from left to right."""
+    rows = [value for value in values if isinstance(value, Rows)]
+    if len(rows) == len(values):
+        return add_rows(rows)
+    arrays = [value for value in values if not isinstance(value, Rows)]
+    if rows:
         raise TypeError("a sum is either rows or an array in every lane")
-    return left + right
+    return sum(arrays[1:], start=arrays[0])
 
 
 # Lanes are merged left to right in groups of this many, the groups likewise: a tree of fixed shape.
@@ -92,14 +99,6 @@ def merge_in_order(sums: Sequence[Sums]) -> Sums:
     while len(level) > 1:
         level = [_merge_run(level[i : i + MERGE_FAN]) for i in range(0, len(level), MERGE_FAN)]
     return level[0]
-
-
-def _merge_run(run: Iterable[Sums]) -> Sums:
-    iterator = iter(run)
-    total = next(iterator)
-    for sums in iterator:
-        total = merge(total, sums)
-    return total
 
 
 @dataclass
@@ -275,7 +274,5 @@ def _squares(part: Part, weights: npt.NDArray[Any]) -> Rows:
 
 
 def sum_rows(rows: Iterable[Rows], columns: int) -> Rows:
-    total: Rows | None = None
-    for more in rows:
-        total = more if total is None else add_rows(total, more)
-    return stack_rows([], columns) if total is None else total
+    every = list(rows)
+    return add_rows(every) if every else stack_rows([], columns)

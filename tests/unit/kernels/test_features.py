@@ -74,11 +74,11 @@ def some_rows(draw: st.DrawFn) -> Rows:
 
 
 @settings(deadline=None)
-@given(some_rows(), some_rows())
-def test_sum_of_rows_is_the_sum_of_what_they_stand_for(left: Rows, right: Rows) -> None:
-    total = add_rows(left, right)
-    np.testing.assert_array_equal(dense_rows(total, HEIGHT), dense_rows(left, HEIGHT) + dense_rows(right, HEIGHT))
-    assert total.indices.tolist() == sorted({*left.indices.tolist(), *right.indices.tolist()})
+@given(st.lists(some_rows(), min_size=1, max_size=4))
+def test_sum_of_rows_is_the_sum_of_what_they_stand_for(rows: list[Rows]) -> None:
+    total = add_rows(rows)
+    np.testing.assert_array_equal(dense_rows(total, HEIGHT), sum(dense_rows(more, HEIGHT) for more in rows))
+    assert total.indices.tolist() == sorted(set().union(*(more.indices.tolist() for more in rows)))
 
 
 def test_stacked_rows() -> None:
