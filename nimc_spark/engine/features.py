@@ -233,10 +233,15 @@ class FittedFeatures:
         raw = df.select(quoted(self.id_col).alias("id"), *nulls, *self._raw(df))
         indexed = self._count_tokens(self._cut(self._index(raw)))
         codes = [
-            F.col(f"{place}_code").alias(f"{place}_index", metadata=_nominal_metadata(len(self._names(place))))
+            self._slot(place).alias(f"{place}_index", metadata=_nominal_metadata(len(self._names(place))))
             for place in self._indexed
         ]
         return indexed.select("*", *codes)
+
+    def _slot(self, place: int) -> Column:
+        """The slot of a value. Of several columns, Spark's indexer gives a value that it does not know the number of
+        labels of the column that has most."""
+        return F.least(F.col(f"{place}_code"), F.lit(float(len(self._names(place)) - 1)))
 
     def _raw(self, df: DataFrame) -> Iterator[Column]:
         """What the transformers read, and what needs none."""
@@ -299,7 +304,7 @@ class FittedFeatures:
     def _unknown(self) -> Iterator[tuple[int, Column]]:
         """Position and condition on `_coded` of the declarations that can meet an unknown value."""
         for place in self._of_kind(OneHot, Cross):
-            unseen = F.col(f"{place}_code") == F.lit(float(len(self._labels(place))))
+            unseen = self._slot(place) == F.lit(float(len(self._labels(place))))
             yield place, F.col(f"{place}_raw").isNotNull() & unseen
         for place in self._of_kind(MultiHot):
             yield place, F.col(self._inputs(place)[-1]) > F.lit(0.0)

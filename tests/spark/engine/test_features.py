@@ -331,3 +331,16 @@ def test_a_cross_is_the_one_hot_of_its_columns_values_together(spark: SparkSessi
     text = spark.createDataFrame([(1, "cook", "young")], "uid int, job string, age string")
     with pytest.raises(DataError, match="needs a number or a boolean where it has splits"):
         fit_features(text, "uid", declared)
+
+
+def test_an_unknown_value_beside_a_column_of_more_labels(spark: SparkSession) -> None:
+    declared = parse_declarations([{"kind": "one_hot", "column": "few"}, {"kind": "one_hot", "column": "many"}])
+    rows = [(place, "x", f"label {place}") for place in range(5)]
+    features = fit_features(spark.createDataFrame(rows, "uid int, few string, many string"), "uid", declared)
+    given = spark.createDataFrame([(9, "y", "label 3"), (10, None, "new")], "uid int, few string, many string")
+    found = {uid: np.flatnonzero(row).tolist() for uid, row in _encoded(features, given).items()}
+    assert found == {9: [1, 5], 10: [1, 7]}
+    assert features.unseen_counts(given) == {
+        "few": {"unknown": 1, "null": 1, "rows": 2},
+        "many": {"unknown": 1, "null": 0, "rows": 2},
+    }
