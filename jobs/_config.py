@@ -218,6 +218,9 @@ class Model(_Section):
     )
     init: Literal["random", "tensor"] | None = Field(None, description="random or tensor: the first start")
     starts: int | None = Field(None, ge=1, le=100, description="an integer from 1 to 100")
+    average_starts: bool | None = Field(
+        None, description="true or false: score by the mean over all starts, not by the best one"
+    )
     seed: int | None = Field(None, description="an integer")
     max_passes: int | None = Field(None, ge=1, description="an integer from 1")
     tolerance: float | None = Field(None, ge=0, description="a number from 0")

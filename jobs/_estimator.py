@@ -19,6 +19,7 @@ PARAM_OF_KEY = {
     "solver": "solver",
     "init": "init",
     "starts": "starts",
+    "average_starts": "averageStarts",
     "seed": "seed",
     "max_passes": "maxIter",
     "tolerance": "tol",

@@ -9,12 +9,15 @@ is one inner product P̂ᵀQ̂ of k + 2 columns, so that nothing downstream has 
     Q̂ (item)    φ_v(YV)      1                        offset + Yb
 
 A side's parameters are one array W = [U, a] or [V, b] of shape (d, k+1), or (d, k) where linear terms are off.
+Factors are times s on either side, s = 1 but for a mean of S models: their factors side by side with s = 1/√S.
 Source: Eq. (1) of the NIMC paper, with the linear terms as extra columns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -56,7 +59,8 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Everything about A(x, y) but the numbers: rank k, widths d1 and d2, activations, linear terms, blocks' dtype."""
+    """Everything about A(x, y) but the numbers: rank k, widths d1 and d2, activations, linear terms, blocks' dtype, and
+    the scale s of factors."""
 
     rank: int
     users_width: int
@@ -65,6 +69,7 @@ class Model:
     items_activation: str = "identity"
     linear: bool = True
     dtype: str = "float32"
+    scale: float = 1.0
 
     @property
     def columns(self) -> int:
@@ -111,10 +116,10 @@ def forward(model: Model, side: SideName, part: Part, weights: Array) -> Forward
     z = inputs(part, weights)
     phi = activation(model.activation(side))
     scores = np.ones((part.rows, k + 2), weights.dtype)
-    scores[:, :k] = phi.value(z[:, :k])
+    scores[:, :k] = model.scale * phi.value(z[:, :k])
     scores[:, side.linear_column(k)] = part.offset
     slopes = np.ones_like(z)
-    slopes[:, :k] = phi.slope(np.ascontiguousarray(z[:, :k]))
+    slopes[:, :k] = model.scale * phi.slope(np.ascontiguousarray(z[:, :k]))
     if model.linear:
         scores[:, side.linear_column(k)] += z[:, k]
     return Forward(scores, z, slopes)
@@ -131,8 +136,21 @@ def inputs(part: Part, weights: Array) -> Array:
 def curvatures(model: Model, side: SideName, z: Array) -> Array:
     """(n, c) second derivative of each score by its input: φ''(z) of a factor, 0 of the linear column."""
     second = np.zeros_like(z)
-    second[:, : model.rank] = activation(model.activation(side)).curvature(np.ascontiguousarray(z[:, : model.rank]))
+    phi = activation(model.activation(side))
+    second[:, : model.rank] = model.scale * phi.curvature(np.ascontiguousarray(z[:, : model.rank]))
     return second
+
+
+def mean_model(model: Model, parameters: Sequence[Parameters]) -> tuple[Model, Parameters]:
+    """The model whose scores are the means of those of S models of one shape: rank S k, linear terms their mean."""
+    k, count = model.rank, len(parameters)
+    sides = []
+    for arrays in zip(*parameters, strict=True):
+        columns = [w[:, :k] for w in arrays]
+        if model.linear:
+            columns.append(np.mean([w[:, k:] for w in arrays], axis=0))
+        sides.append(np.concatenate(columns, axis=1))
+    return replace(model, rank=k * count, scale=model.scale / math.sqrt(count)), Parameters(*sides)
 
 
 def score_change(model: Model, side: SideName, change: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pyspark.sql import DataFrame
 
-from nimc_spark.errors import DataError
+from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.sides import side_input
@@ -89,6 +89,10 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
     `limit` bounds the products of each eigenvalue; `reach` is how far the landscape goes, in units of √(1/|λ|) capped
     at the norm of the parameters. Raises DataError where data and model do not belong together.
     """
+    if model.trained.model.rank != model.getOrDefault("rank"):
+        raise UsageError(
+            "this model is a mean of several starts, each with a stationary point of its own: there is none"
+        )
     exact = model.copy({model.dtype: "float64"})
     held = {SideName.USERS: model._users, SideName.ITEMS: model._items}
     inputs = {side: side_input(model, side, held[side], ratings.sparkSession) for side in SideName}

@@ -140,6 +140,11 @@ class NIMCParams(Params):
     starts = _param(
         "starts", "random starts, trained in the same passes; the smallest training loss is kept", TypeConverters.toInt
     )
+    averageStarts = _param(
+        "averageStarts",
+        "score by the mean over all starts instead of the best one: starts times as many factors",
+        TypeConverters.toBoolean,
+    )
     maxIter = _param("maxIter", "limit of passes over the ratings", TypeConverters.toInt)
     tol = _param("tol", "relative decrease of the loss below which a step counts as stalled", TypeConverters.toFloat)
     init = _param(
@@ -181,6 +186,7 @@ class NIMCParams(Params):
             regPower=0.5,
             solver="auto",
             starts=1,
+            averageStarts=False,
             maxIter=200,
             tol=3e-5,
             init="random",

@@ -21,6 +21,7 @@ from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline, fit_means, fit_popularity
 from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
 from nimc_spark.engine.context import held
+from nimc_spark.engine.driver import driver_memory
 from nimc_spark.engine.factors import SideModel, trained_history, trained_ids
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
@@ -30,7 +31,7 @@ from nimc_spark.engine.rating_svd import rating_vectors
 from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.curvature import array_of
 from nimc_spark.kernels.features import Rows, dense_rows
-from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
+from nimc_spark.kernels.model import Model, Parameters, SideName, Vector, mean_model
 from nimc_spark.kernels.objective import GroupPenalty, Layout, Objective, objective, random_start
 from nimc_spark.kernels.statistics import FLAT, Averages, FeatureCounts, Sums
 from nimc_spark.ml.params import NIMCParams
@@ -91,6 +92,7 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
         sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
         sides = _with_histories(sides, inputs, ratings, shrinkage)
         data = {side: sides[side].data for side in SideName}
+        _check_driver(params, sides, profile)
         plan = _plan(params, profile, data, limits)
         _LOG.info("the items' features are evaluated %s", plan.items.value)
         blocks = build_blocks(ratings, profile, sides_in_blocks(plan.items, data), plan.dtype, limits)
@@ -110,6 +112,30 @@ class _Plan(NamedTuple):
     solver: str
     dtype: str
     items: ItemsAt
+
+
+# What a solver keeps on the driver, in vectors of all parameters in float64: L-BFGS's history and what it works with.
+_VECTORS = 40
+
+
+def _check_driver(params: NIMCParams, sides: Mapping[SideName, TrainingSide], profile: RatingsProfile) -> None:
+    """Raises UsageError for more parameters than the driver can hold, naming the columns that make most of them."""
+    ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
+    wide = {}
+    for side in SideName:
+        data = sides[side].data
+        wide[f"the ids of {side.value}"] = ids[side] if data.uses_id else 0
+        wide[f"the histories of {side.value}"] = ids[side.other] * len(data.histories)
+    columns = sum(sides[side].data.columns(ids[side], ids[side.other]) for side in SideName)
+    parameters = columns * params.getOrDefault("starts") * (params.getOrDefault("rank") + 1)
+    needed, there = _VECTORS * 8 * parameters, driver_memory()
+    if needed > there:
+        widest = sorted(((count, name) for name, count in wide.items() if count), reverse=True)[:2]
+        listed = " and ".join(f"{name} ({count} columns)" for count, name in widest)
+        raise UsageError(
+            f"training {parameters} parameters takes about {needed / 2**30:.0f} GB on the driver, which has "
+            f"{there / 2**30:.0f}: leave out {listed or 'features'}, or lower rank or starts"
+        )
 
 
 # Their matrices and blocks are made of the items' features beside the ratings.
@@ -291,14 +317,25 @@ class Fit:
             _LOG.debug("pass %d: loss %.9g", done.number, min(done.losses))
             on_pass(done)
 
-        outcome, start = self._minimize(record)
-        return self.trained(outcome, start, [row[start] for row in losses], began)
+        outcomes = self._minimize(record)
+        best = best_outcome(outcomes)
+        start = outcomes.index(best)
+        sound = [outcome for outcome in outcomes if not outcome.reason.failed and outcome is not best]
+        beside = sound if self._get("averageStarts") else []
+        return self.trained(best, start, [row[start] for row in losses], began, beside)
 
-    def trained(self, outcome: Outcome, start: int, losses: Sequence[float], began: float) -> Trained:
-        """The model at an outcome in the variables of `oracle`, `losses` its loss after each pass; costs a pass."""
+    def trained(
+        self, outcome: Outcome, start: int, losses: Sequence[float], began: float, beside: Sequence[Outcome] = ()
+    ) -> Trained:
+        """The model at an outcome in the variables of `oracle`, `losses` its loss after each pass; costs a pass.
+
+        With outcomes `beside` it, the model whose scores are the means of all.
+        """
         goal, problem = self.objective, self.problem
-        parameters = self.parameters(outcome)
-        averages = problem.oracle.run(Averages(), self.model, [parameters])[0]
+        model, parameters = self.model, self.parameters(outcome)
+        if beside:
+            model, parameters = mean_model(model, [parameters, *map(self.parameters, beside)])
+        averages = problem.oracle.run(Averages(), model, [parameters])[0]
         summary = TrainingSummary(
             ratings=problem.profile.count,
             users=problem.blocks.sides[SideName.USERS].count,
@@ -317,7 +354,7 @@ class Fit:
             warnings=(
                 *self._warnings,
                 *self._shape_warnings(int(goal.mask.sum())),
-                *flat_units(self.model, averages),
+                *flat_units(model, averages),
             ),
         )
         for warning in summary.warnings:
@@ -325,8 +362,8 @@ class Fit:
         if summary.collapsed:
             _LOG.warning("training collapsed: the factors tell no pair from another; lower regParam")
         features = {side: problem.sides[side].features for side in SideName}
-        sides = {side: self._side_model(side, parameters, averages) for side in SideName}
-        return Trained(self.model, sides, features, self.rating_range, summary)
+        sides = {side: self._side_model(side, model, parameters, averages) for side in SideName}
+        return Trained(model, sides, features, self.rating_range, summary)
 
     @property
     def rating_range(self) -> tuple[float, float]:
@@ -390,25 +427,25 @@ class Fit:
                 warnings.append(f"rank {self.model.rank} is above the {width} feature columns of the {side.value}")
         return warnings
 
-    def _minimize(self, record: OnPass) -> tuple[Outcome, int]:
-        """The best outcome and the number of its start."""
+    def _minimize(self, record: OnPass) -> list[Outcome]:
+        """Where each start ended. Raises TrainingError if all diverged."""
         # A fixed number of threads: the solver's inner products must not depend on the machine's cores.
         with one_blas_thread():
             outcomes = minimize(self.oracle, self.solver, self.starts, self._get("maxIter"), record)
-        best = best_outcome(outcomes)
-        if best.reason.failed:
+        reason = best_outcome(outcomes).reason
+        if reason.failed:
             raise TrainingError(
-                f"training diverged: {best.reason.message}; check the ratings' scale, or lower initSpread "
+                f"training diverged: {reason.message}; check the ratings' scale, or lower initSpread "
                 f"(now {self._get('initSpread')}) or raise regParam (now {self._get('regParam')})"
             )
-        return best, outcomes.index(best)
+        return outcomes
 
     def _collapsed(self, averages: Sums) -> bool:
         mean, square = array_of(averages, "interaction") / array_of(averages, "weight")[0]
         spread = float(np.sqrt(max(square - mean * mean, 0.0)))
         return spread <= _COLLAPSED_SHARE * (self.problem.profile.highest - self.problem.profile.lowest)
 
-    def _side_model(self, side: SideName, parameters: Parameters, averages: Sums) -> SideModel:
+    def _side_model(self, side: SideName, model: Model, parameters: Parameters, averages: Sums) -> SideModel:
         data, weights = {s: self.problem.sides[s].data for s in SideName}, parameters.side(side).astype(np.float64)
         own = data[side]
         default = array_of(averages, side.value) / array_of(averages, "weight")[0]
@@ -416,7 +453,7 @@ class Fit:
         history = trained_history(own, ids.num_rows, weights)
         declared = np.ascontiguousarray(weights[: own.declared_width])
         declared.flags.writeable = False
-        return SideModel(side, self.model, declared, ids, own.constant, tuple(float(v) for v in default), history)
+        return SideModel(side, model, declared, ids, own.constant, tuple(float(v) for v in default), history)
 
 
 def flat_units(model: Model, averages: Sums) -> list[str]:

@@ -163,3 +163,11 @@ def test_where_the_items_are_evaluated_changes_rounding_only(toy: Toy, monkeypat
 def test_the_same_history_twice_is_refused(toy: Toy) -> None:
     with pytest.raises(UsageError, match=r"a second .kind: history, weights: equal"):
         estimator(toy, userFeatures=[EQUAL, EQUAL]).fit(toy.train)
+
+
+def test_more_columns_than_the_driver_can_hold_are_refused_before_training(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimc_spark.ml.training.driver_memory", lambda: 2**15)
+    with pytest.raises(UsageError, match=r"leave out the .* of users \(\d+ columns\) and the .* columns\), or lower"):
+        estimator(toy).fit(toy.train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pyspark.sql import functions as F
 from nimc_spark import NIMC, NIMCModel
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import SideName
+from nimc_spark.ml.certificate import certificate
 from nimc_spark.ml.evaluation import Ranking, evaluate_model
 from tests.spark.ml.conftest import Toy
 
@@ -126,6 +128,19 @@ def test_who_lists_by_predicted_ratings_is_told(
         NIMC(objective="rank").fit(toy.train)
     with pytest.raises(UsageError, match="positiveFrom = nan is not allowed"):
         NIMC(objective="ranking", positiveFrom=float("nan")).fit(toy.train)
+
+
+def test_scores_of_averaged_starts_are_their_mean(toy: Toy, tmp_path: Path) -> None:
+    settings = {"rank": 2, "activation": "tanh", "starts": 2, "maxIter": 6, "clip": False, "dtype": "float64"}
+    together = NIMC(**settings, averageStarts=True).setUsers(toy.users).setItems(toy.items).fit(toy.train)
+    assert together.trained.model.rank == 4
+    assert together.userFactors.first().features.__len__() == 6
+    together.save(str(tmp_path / "model"))
+    loaded = NIMCModel.load(str(tmp_path / "model")).setUsers(toy.users).setItems(toy.items)
+    rows = [sorted(m.transform(toy.test).select("user", "item", "prediction").collect()) for m in (together, loaded)]
+    assert rows[0] == rows[1]
+    with pytest.raises(UsageError, match="is a mean of several starts"):
+        certificate(together, toy.train)
 
 
 def test_solvers_agree_on_ids_alone(toy: Toy) -> None:

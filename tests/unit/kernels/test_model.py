@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nimc_spark.kernels.features import DenseGroup, Part
-from nimc_spark.kernels.model import Model, SideName, backward, forward, pull
+from nimc_spark.kernels.model import Model, Parameters, SideName, backward, curvatures, forward, mean_model, pull
 
 X = np.array([[1.0, -2.0], [0.5, 3.0], [0.0, 0.0]])
 W = np.array([[0.2, -0.4, 10.0], [0.1, 0.3, 1.0]])
@@ -61,3 +61,30 @@ def test_backward_pulls_each_column_to_its_parameters(side: SideName, linear: in
     rows = backward(PART, pull(model, side, slopes, gathered))
     np.testing.assert_allclose(rows.values[:, :2], X.T @ (0.5 * gathered[:, :2]), rtol=1e-15)
     np.testing.assert_allclose(rows.values[:, 2], X.T @ gathered[:, linear], rtol=1e-15)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_mean_of_models_scores_their_mean(linear: bool) -> None:
+    model = Model(2, 2, 2, "tanh", "sigmoid", linear, "float64")
+    random = np.random.default_rng(1)
+    several = [
+        Parameters(random.normal(size=(2, model.columns)), random.normal(size=(2, model.columns))) for _ in range(3)
+    ]
+    mean, parameters = mean_model(model, several)
+    assert (mean.rank, mean.columns) == (6, 6 + linear)
+
+    def scores(of: Model, at: Parameters) -> np.ndarray:
+        users, items = (forward(of, side, PART, at.side(side)).scores for side in SideName)
+        return users @ items.T
+
+    expected = np.mean([scores(model, at) for at in several], axis=0)
+    np.testing.assert_allclose(scores(mean, parameters), expected, rtol=1e-12)
+    # Slopes and curvatures are those of the scaled factors.
+    step = 1e-6
+    found = forward(mean, SideName.USERS, PART, parameters.users)
+    up, down = (forward(mean, SideName.USERS, PART, parameters.users * (1 + e)) for e in (step, -step))
+    change = (up.scores - down.scores)[:, :6] / (2 * step)
+    np.testing.assert_allclose(change, (found.slopes * found.inputs)[:, :6], rtol=1e-6, atol=1e-9)
+    bend = (up.slopes - down.slopes)[:, :6] / (2 * step)
+    second = curvatures(mean, SideName.USERS, found.inputs)
+    np.testing.assert_allclose(bend, (second * found.inputs)[:, :6], rtol=1e-6, atol=1e-9)
