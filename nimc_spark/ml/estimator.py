@@ -66,7 +66,10 @@ class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables, MLReadable["NIMC"], ML
     def model_of(self, trained: Trained, dataset: DataFrame) -> NIMCModel:
         """The model of what was trained on `dataset`, with this estimator's Params and tables."""
         model = NIMCModel(trained)._resetUid(self.uid)
-        return self._copyValues(model.setUsers(self._users).setItems(self._items).setContext(dataset))
+        model = self._copyValues(model.setUsers(self._users).setItems(self._items).setContext(dataset))
+        # A place on this machine, which is none of the model's.
+        model.clear(model.stateDir)
+        return model
 
     def _fit(self, dataset: DataFrame) -> NIMCModel:
         self.validate()

@@ -72,6 +72,8 @@ RULES: Mapping[str, _Rule] = {
     "initSpread": _Rule("a number > 0", lambda v: 0 < v < float("inf")),
     "dtype": _Rule(", ".join(DTYPES), lambda v: v in DTYPES),
     "ratingsPerLane": _POSITIVE_INT,
+    "stateInterval": _POSITIVE_INT,
+    "maxSeconds": _Rule("a number > 0", lambda v: 0 < v < float("inf")),
     "userCol": _COLUMN,
     "itemCol": _COLUMN,
     "ratingCol": _COLUMN,
@@ -146,6 +148,17 @@ class NIMCParams(Params):
         TypeConverters.toBoolean,
     )
     maxIter = _param("maxIter", "limit of passes over the ratings", TypeConverters.toInt)
+    maxSeconds = _param(
+        "maxSeconds",
+        "limit of seconds, checked after each pass; unset: none",
+        TypeConverters.toFloat,
+    )
+    stateDir = _param(
+        "stateDir",
+        "folder in which training keeps its state, to go on from if it is interrupted; unset: none",
+        TypeConverters.toString,
+    )
+    stateInterval = _param("stateInterval", "passes after which the state is saved again", TypeConverters.toInt)
     tol = _param("tol", "relative decrease of the loss below which a step counts as stalled", TypeConverters.toFloat)
     init = _param(
         "init", "first start: random, or tensor, from moments of the ratings (few features)", TypeConverters.toString
@@ -188,6 +201,7 @@ class NIMCParams(Params):
             starts=1,
             averageStarts=False,
             maxIter=200,
+            stateInterval=20,
             tol=3e-5,
             init="random",
             initSpread=0.3,

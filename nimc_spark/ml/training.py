@@ -38,8 +38,9 @@ from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.penalties import group_penalties
 from nimc_spark.ml.sides import SideInput, TrainingSide, read_table, training_side
 from nimc_spark.ml.summary import TrainingSummary
+from nimc_spark.ml.training_state import watch
 from nimc_spark.solvers import chosen, solver
-from nimc_spark.solvers.multistart import Outcome, PassRecord, best_outcome, minimize
+from nimc_spark.solvers.multistart import Outcome, PassRecord, Watch, best_outcome, minimize
 from nimc_spark.solvers.oracle import ScaledOracle
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Solver
@@ -317,12 +318,15 @@ class Fit:
             _LOG.debug("pass %d: loss %.9g", done.number, min(done.losses))
             on_pass(done)
 
-        outcomes = self._minimize(record)
+        budget = watch(self.params, self.problem.blocks.records, began)
+        outcomes = self._minimize(record, budget)
         best = best_outcome(outcomes)
         start = outcomes.index(best)
         sound = [outcome for outcome in outcomes if not outcome.reason.failed and outcome is not best]
         beside = sound if self._get("averageStarts") else []
-        return self.trained(best, start, [row[start] for row in losses], began, beside)
+        trained = self.trained(best, start, [row[start] for row in losses], began, beside)
+        budget.forget()
+        return trained
 
     def trained(
         self, outcome: Outcome, start: int, losses: Sequence[float], began: float, beside: Sequence[Outcome] = ()
@@ -427,11 +431,11 @@ class Fit:
                 warnings.append(f"rank {self.model.rank} is above the {width} feature columns of the {side.value}")
         return warnings
 
-    def _minimize(self, record: OnPass) -> list[Outcome]:
+    def _minimize(self, record: OnPass, budget: Watch) -> list[Outcome]:
         """Where each start ended. Raises TrainingError if all diverged."""
         # A fixed number of threads: the solver's inner products must not depend on the machine's cores.
         with one_blas_thread():
-            outcomes = minimize(self.oracle, self.solver, self.starts, self._get("maxIter"), record)
+            outcomes = minimize(self.oracle, self.solver, self.starts, self._get("maxIter"), record, budget)
         reason = best_outcome(outcomes).reason
         if reason.failed:
             raise TrainingError(

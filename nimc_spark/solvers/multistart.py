@@ -29,6 +29,29 @@ class PassRecord:
     losses: tuple[float, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Course:
+    """Where a minimization stands: the state of each start, and the losses after each pass so far."""
+
+    states: tuple[Any, ...]
+    losses: tuple[tuple[float, ...], ...] = ()
+
+
+class Watch:
+    """Sees a minimization's course; this one lets it run from beginning to end."""
+
+    def begin(self, course: Course) -> Course:
+        """Where to begin: the course given, or one that was kept."""
+        return course
+
+    def after(self, course: Course) -> StopReason | None:
+        """Called after each pass; a reason ends the minimization there."""
+        return None
+
+    def interrupted(self, course: Course) -> None:
+        """Called with the course after the last whole pass, when an exception ends the minimization."""
+
+
 class Race:
     """Solver runs of several problems over one Ω, an oracle and a start each, in the same passes.
 
@@ -37,15 +60,19 @@ class Race:
 
     def __init__(self, problems: Sequence[tuple[Oracle, Vector]], solver: Solver[Any]) -> None:
         self._oracles = [oracle for oracle, _ in problems]
-        self._states = [solver.start(x) for _, x in problems]
+        self.course = Course(tuple(solver.start(x) for _, x in problems))
         self._solver = solver
         self.left: set[int] = set()
-        self.passes = 0
+
+    @property
+    def passes(self) -> int:
+        """Passes so far."""
+        return len(self.course.losses)
 
     @property
     def running(self) -> list[int]:
         """Places of the runs that go on."""
-        return [i for i, state in enumerate(self._states) if state.stopped is None and i not in self.left]
+        return [i for i, state in enumerate(self.course.states) if state.stopped is None and i not in self.left]
 
     def leave(self, place: int) -> None:
         """This run goes no further."""
@@ -57,18 +84,20 @@ class Race:
             running = self.running
             if not running:
                 return
-            asked = [self._oracles[i].requests(self._states[i].queries) for i in running]
+            states = list(self.course.states)
+            asked = [self._oracles[i].requests(states[i].queries) for i in running]
             results = iter(self._oracles[running[0]].run([request for requests in asked for request in requests]))
             for i, requests in zip(running, asked, strict=True):
-                state = self._states[i]
-                answers = self._oracles[i].answers(state.queries, list(islice(results, len(requests))))
-                self._states[i] = self._solver.step(state, answers)
-            self.passes += 1
-            on_pass(PassRecord(self.passes, tuple(state.best.value for state in self._states)))
+                answers = self._oracles[i].answers(states[i].queries, list(islice(results, len(requests))))
+                states[i] = self._solver.step(states[i], answers)
+            losses = tuple(state.best.value for state in states)
+            # At once, so that what interrupts a pass leaves the course after the one before.
+            self.course = Course(tuple(states), (*self.course.losses, losses))
+            on_pass(PassRecord(self.passes, losses))
 
-    def outcomes(self) -> list[Outcome]:
-        """Where each run is, in the order of the problems."""
-        return [Outcome(state.best, state.stopped or StopReason.MAX_PASSES) for state in self._states]
+    def outcomes(self, reason: StopReason = StopReason.MAX_PASSES) -> list[Outcome]:
+        """Where each run is, in the order of the problems; `reason` is that of runs which could go on."""
+        return [Outcome(state.best, state.stopped or reason) for state in self.course.states]
 
 
 def minimize(
@@ -77,14 +106,27 @@ def minimize(
     starts: Sequence[Vector],
     max_passes: int,
     on_pass: Callable[[PassRecord], None] = lambda record: None,
+    watch: Watch | None = None,
 ) -> list[Outcome]:
     """Run the solver from every start; a pass answers the queries of all starts still running.
 
-    Stops when all have stopped or after `max_passes` ≥ 1 passes. Outcomes are in the order of the starts.
+    Stops when all have stopped, after `max_passes` ≥ 1 passes, or when `watch` says so. `on_pass` hears of every pass,
+    first of those before the course that `watch` begins with. Outcomes are in the order of the starts.
     """
+    watch = watch or Watch()
     race = Race([(oracle, start) for start in starts], solver)
-    race.advance(max_passes, on_pass)
-    return race.outcomes()
+    race.course = watch.begin(race.course)
+    for number, losses in enumerate(race.course.losses, 1):
+        on_pass(PassRecord(number, losses))
+    reason: StopReason | None = None
+    try:
+        while reason is None and race.running and race.passes < max_passes:
+            race.advance(1, on_pass)
+            reason = watch.after(race.course)
+    except BaseException:
+        watch.interrupted(race.course)
+        raise
+    return race.outcomes(reason or StopReason.MAX_PASSES)
 
 
 def best_outcome(outcomes: Sequence[Outcome]) -> Outcome:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from nimc_spark.solvers import SOLVERS, solver
-from nimc_spark.solvers.multistart import Outcome, PassRecord, Race, best_outcome, minimize
+from nimc_spark.solvers.multistart import Course, Outcome, PassRecord, Race, Watch, best_outcome, minimize
 from nimc_spark.solvers.oracle import ScaledOracle
+from nimc_spark.solvers.plain import from_plain, to_plain
 from nimc_spark.solvers.progress import Progress
 from nimc_spark.solvers.solver import Iterate
 from nimc_spark.solvers.stopping import StopReason
@@ -60,6 +63,68 @@ def test_problems_over_one_data_set_share_passes_until_they_leave() -> None:
     for found, single in zip(race.outcomes(), alone, strict=True):
         assert found.reason is single.reason
         assert found.iterate.x.tobytes() == single.iterate.x.tobytes()
+
+
+class Keeping(Watch):
+    """Keeps every course as plain data, and ends or fails as it is told."""
+
+    def __init__(self, begun: Course | None = None, stop: int | None = None) -> None:
+        self.begun, self.stop = begun, stop
+        self.kept: list[Course] = []
+        self.left: Course | None = None
+
+    def begin(self, course: Course) -> Course:
+        return self.begun or course
+
+    def after(self, course: Course) -> StopReason | None:
+        arrays: list[np.ndarray] = []
+        text = json.dumps(to_plain(course.states, arrays))
+        copies = [array.copy(order="K") for array in arrays]
+        self.kept.append(Course(from_plain(json.loads(text), copies), course.losses))
+        return StopReason.MAX_SECONDS if len(course.losses) == self.stop else None
+
+    def interrupted(self, course: Course) -> None:
+        self.left = course
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_a_course_goes_on_from_any_pass_with_the_same_bits(name: str) -> None:
+    method, whole = solver(name, PROGRESS), Keeping()
+    records: list[PassRecord] = []
+    expected = minimize(Counted(rosenbrock), method, STARTS, 25, records.append, whole)
+    for course in whole.kept:
+        again: list[PassRecord] = []
+        found = minimize(Counted(rosenbrock), method, STARTS, 25, again.append, Keeping(course))
+        assert [(o.reason, o.iterate.x.tobytes(), o.iterate.value) for o in found] == [
+            (o.reason, o.iterate.x.tobytes(), o.iterate.value) for o in expected
+        ]
+        assert again == records
+
+
+def test_a_watch_ends_a_minimization_and_hears_of_a_failure() -> None:
+    method = solver("lbfgs", PROGRESS)
+    outcomes = minimize(Counted(rosenbrock), method, STARTS, 60, watch=Keeping(stop=3))
+    assert [o.reason for o in outcomes] == [
+        StopReason.MAX_SECONDS,
+        StopReason.GRADIENT,
+        StopReason.MAX_SECONDS,
+        StopReason.MAX_SECONDS,
+    ]
+
+    def fail(record: PassRecord) -> None:
+        if record.number == 5:
+            raise KeyboardInterrupt
+
+    watch = Keeping()
+    with pytest.raises(KeyboardInterrupt):
+        minimize(Counted(rosenbrock), method, STARTS, 60, fail, watch)
+    assert watch.left is not None
+    assert len(watch.left.losses) == 5
+
+
+def test_a_state_of_unknown_parts_has_no_plain_form() -> None:
+    with pytest.raises(TypeError, match="a solver's state holds a set"):
+        to_plain({1}, [])
 
 
 def outcome(value: float, reason: StopReason) -> Outcome:
