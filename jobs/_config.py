@@ -251,6 +251,19 @@ class Member(_Section):
     model: Model = Model()
 
 
+class Train(_Section):
+    """How training is kept safe and within its time."""
+
+    save_every: int | None = Field(
+        20,
+        ge=1,
+        description="passes after which the state is saved, from which an interrupted training goes on; null: never",
+    )
+    max_seconds: float | None = Field(
+        None, gt=0, description="a number above 0: the model is what training has found by then; unset: no limit"
+    )
+
+
 class Score(_Section):
     """What `score` writes for each user."""
 
@@ -301,6 +314,54 @@ class Tune(_Section):
         return self
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Gates(_Section):
+    """What must hold before a model is promoted and lists are published; a limit of null is not checked.
+
+    A refusal has exit code 4 and leaves the model in production and all published rows as they are.
+    """
+
+    rmse_rise: Strength | None = Field(
+        0.02, description="RMSE above that of the model in production, as a share, on rows that neither was trained on"
+    )
+    ndcg_fall: Share | None = Field(
+        0.1, description="NDCG below that of the model in production, as a share, if lists are evaluated"
+    )
+    rmse_over_global_mean: Strength | None = Field(
+        None, description="RMSE over that of the global mean; 1: the model must be better"
+    )
+    users_without_list: Share | None = Field(0.05, description="share of users who get no list")
+    short_lists: Share | None = Field(None, description="share of users who get fewer than score.k items")
+    catalogue_coverage: Share | None = Field(None, description="least share of the items that are in some list")
+    baseline_rows: Share | None = Field(0.5, description="share of rows scored without knowing the user or the item")
+    unknown_values: Share | None = Field(
+        0.5, description="share of users or items with a value that training had not seen, in the worst column"
+    )
+    sameness: Share | None = Field(0.95, description="0: every item is used alike; 1: all users have the same list")
+    overlap: Share | None = Field(None, description="least share of a user's list that was in the list before")
+    score_drift: Strength | None = Field(
+        1.0, description="move of the mean score since the lists before, in their standard deviations"
+    )
+
+
+class Night(_Section):
+    """Where `night` begins: after a failure, at the stage that failed."""
+
+    first_stage: Literal["prepare", "train", "evaluate"] = Field(
+        "prepare", description="prepare, train or evaluate; the stages before it are taken as done"
+    )
+
+
+class Promote(_Section):
+    """Which model `promote` puts into production."""
+
+    model: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="a version; unset: the newest candidate. One that was in production before needs no gates"
+    )
+
+
 class Predict(_Section):
     """What `predict` scores: pairs, or the best k items for the users; new ids come with their attributes."""
 
@@ -337,8 +398,15 @@ class Config(_Section):
     router: dict[str, str] = Field(
         {}, description=f"the member that speaks in each cell, {{CELL: NAME, …}}, with cells {', '.join(CELLS)}"
     )
+    train: Train = Train()
     score: Score = Score()
     evaluate: Evaluate = Evaluate()
+    gates: Gates = Gates()
+    refit: bool = Field(
+        False, description="true or false: train the model that passed the gates once more, on all ratings"
+    )
+    night: Night = Night()
+    promote: Promote = Promote()
     predict: Predict = Predict()
     tune: Tune = Tune()
 

@@ -6,7 +6,9 @@ import argparse
 import json
 import logging
 import math
+import signal
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -26,7 +28,7 @@ from jobs._session import open_session
 from nimc_spark import __version__
 from nimc_spark.errors import NimcError, UsageError
 from nimc_spark.io.failures import translated
-from nimc_spark.io.registry import Registry
+from nimc_spark.io.registry import Entry, Registry
 from nimc_spark.io.runs import Run, record_run
 from nimc_spark.io.tables import Lake, ensure_writable
 from nimc_spark.ml import NIMCModel
@@ -51,6 +53,8 @@ class Context:
 
     `table_versions` are those that this run has written: its later stages read them, whoever writes meanwhile.
     `models` are those that it has loaded; what is entered into `kept`, such as their factors, stays until its end.
+    `entry` is the model that it trained or chose, for its later stages. `counts`, `metrics` and `gates` are what is
+    known so far, for a run that fails.
     """
 
     job: str
@@ -62,6 +66,10 @@ class Context:
     stages: dict[str, float] = field(default_factory=dict)
     table_versions: dict[str, int] = field(default_factory=dict)
     models: dict[Hashable, NIMCModel] = field(default_factory=dict)
+    entry: Entry | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    gates: list[dict[str, Any]] = field(default_factory=list)
     kept: ExitStack = field(default_factory=ExitStack)
     _within: list[str] = field(default_factory=list)
 
@@ -118,6 +126,28 @@ class Context:
 Body = Callable[[Context], Result]
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what is open is closed, and training saves its state, as for a key press."""
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Inside, the first SIGTERM raises Terminated; later ones do not disturb the clean-up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises UsageError, so that wrong arguments end like any other error."""
 
@@ -145,7 +175,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
             result, status = _dry_result(context), "dry run"
         else:
             ensure_writable(context.config.lake)
-            with context.kept:
+            with _ending_on_sigterm(), context.kept:
                 result = body(context)
     except SystemExit as leave:
         return int(leave.code or 0)
@@ -156,6 +186,8 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
     if error is not None:
         status = "failed"
         report_failure(error)
+        if context is not None:
+            result = Result(context.counts, context.metrics, {}, context.table_versions, {"stages": context.stages})
     line = _line(name, status, context, time.perf_counter() - begun, result, error)
     if context is not None and status != "dry run":
         _record(context, line, result)
@@ -177,6 +209,7 @@ def _line(
         "metrics": result.metrics,
         "paths": result.paths,
         **result.extra,
+        **({"gates": context.gates} if context is not None and context.gates else {}),
         **({} if error is None else {"error": cause(error)}),
     }
 
@@ -235,7 +268,9 @@ def log_to_stderr() -> None:
 def exit_code(error: BaseException | None) -> int:
     if error is None:
         return 0
-    return error.exit_code if isinstance(error, NimcError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, NimcError):
+        return error.exit_code
+    return 143 if isinstance(error, Terminated) else 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def report_failure(error: BaseException) -> None:
@@ -249,7 +284,9 @@ def report_failure(error: BaseException) -> None:
 def cause(error: BaseException) -> str:
     if isinstance(error, NimcError):
         return str(error)
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return "terminated" if isinstance(error, Terminated) else "interrupted"
+    return f"{type(error).__name__}: {error}"
 
 
 def _record(context: Context, line: Mapping[str, Any], result: Result) -> None:

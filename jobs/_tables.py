@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
@@ -11,8 +11,9 @@ from pyspark.sql import functions as F
 from jobs._config import Config
 from jobs._job import Context
 from nimc_spark.engine.splits import HELD_OUT, Split, flag_held_out, split
-from nimc_spark.errors import UsageError
+from nimc_spark.errors import DataError, UsageError
 from nimc_spark.io.contracts import ITEM, TIMESTAMP, USER
+from nimc_spark.io.snapshots import current_snapshot
 from nimc_spark.ml import NIMCModel
 
 INPUTS = ("ratings", "users", "items")
@@ -29,16 +30,25 @@ class Tables:
 
 
 def read_tables(context: Context, versions: Mapping[str, int] | None = None) -> Tables:
-    """The input tables at the versions given, else as this run wrote them, else at the newest, for the whole run."""
+    """The input tables at the versions given, else as this run wrote them, else as the last prepare did.
+
+    A lake that prepare has not written is read as it is now. Raises DataError for a table that is not there.
+    """
     names = [name for name in INPUTS if name == "ratings" or getattr(context.config.sources, name) is not None]
     pinned = dict(context.table_versions if versions is None else versions)
-    for name in names:
-        if name not in pinned:
-            newest = context.lake.version(name)
-            # A table that does not exist is left to `read`, which says so.
-            pinned |= {} if newest is None else {name: newest}
-    frames = {name: context.lake.read(name, pinned.get(name)) for name in names}
+    if "ratings" not in pinned:
+        pinned = current_snapshot(context.lake) or _newest(context, names)
+    missing = [name for name in names if name not in pinned]
+    if missing:
+        where = context.lake.path(missing[0])
+        raise DataError(f"table {missing[0]}: there is none at {where}; run the job that writes it first")
+    frames = {name: context.lake.read(name, pinned[name]) for name in names}
     return Tables(frames["ratings"], frames.get("users"), frames.get("items"), {n: pinned[n] for n in names})
+
+
+def _newest(context: Context, names: Sequence[str]) -> dict[str, int]:
+    found = {name: context.lake.version(name) for name in names}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def split_ratings(config: Config, ratings: DataFrame) -> tuple[DataFrame, DataFrame]:

@@ -1,4 +1,4 @@
-"""Measures the latest candidate on its held-out ratings, in cells of known and new ids, beside baselines."""
+"""Measures a candidate on its held-out ratings, in cells of known and new ids, beside baselines and production."""
 
 from __future__ import annotations
 
@@ -7,31 +7,76 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyspark.sql import DataFrame
+
+from jobs._config import Split
 from jobs._job import Context, Result, run_job
 from jobs._tables import check_same_split, read_tables, shared_model, split_ratings
 from nimc_spark.engine.context import held
-from nimc_spark.io.contracts import ddl
+from nimc_spark.errors import GateError
+from nimc_spark.io.contracts import ITEM, USER, ddl
 from nimc_spark.io.registry import Entry
 from nimc_spark.ml.evaluation import Ranking, evaluate_model
 
 
 def body(context: Context) -> Result:
     config = context.config
-    entry = context.registry.resolve("candidate")
+    entry = context.entry = context.entry or context.registry.resolve("candidate")
     check_same_split(config, entry.lineage["split"])
     with context.stage("read"):
         tables = read_tables(context, entry.lineage["table_versions"])
         parts = split_ratings(config, tables.ratings)
         model = shared_model(context, entry.path, tables, training_only=True)
+        rival = _rival(context, entry)
+        held_out = parts[1] if rival is None else _unknown_to(context, rival, parts[1])
     ranking = Ranking.of(model, config.evaluate.k, config.evaluate.relevant)
-    with context.stage("evaluate"), held(parts[0]) as training, held(parts[1]) as held_out:
+    with context.stage("evaluate"), held(parts[0]) as training, held(held_out) as judges:
         context.kept.enter_context(model.heldFactors())
-        cells = evaluate_model(model, training, held_out, ranking)
+        cells = evaluate_model(model, training, judges, ranking)
+        if rival is not None:
+            theirs = shared_model(context, rival.path, tables, training_only=True)
+            _add_production(cells, evaluate_model(theirs, training, judges, ranking))
     with context.stage("write"):
         version = _write(context, entry, cells)
     paths = {"metrics": context.lake.path("metrics"), "model": entry.path}
+    context.metrics = cells
     counts = {"ratings_held_out": sum(cell["n"] for cell in cells.values())}
     return Result(counts, cells, paths, {**tables.versions, "metrics": version}, {"model_version": entry.version})
+
+
+def _rival(context: Context, entry: Entry) -> Entry | None:
+    """The model in production, as it was before a refit; None where no gate asks for it, or it is this one."""
+    gates = context.config.gates
+    production = context.registry.latest("production")
+    if production is None or (gates.rmse_rise is None and gates.ndcg_fall is None):
+        return None
+    base = production.lineage.get("refit_of")
+    rival = production if base is None else context.registry.resolve(base)
+    return None if rival.version == entry.version else rival
+
+
+def _unknown_to(context: Context, rival: Entry, held_out: DataFrame) -> DataFrame:
+    """The held-out ratings that the rival was not trained on either. Raises GateError if there are none."""
+    config, split = context.config, rival.lineage["split"]
+    # What a hash of an id holds out, it holds out every night.
+    if split == config.split.model_dump(mode="json") and split["by"] in ("user", "item", "both"):
+        return held_out
+    with_its_split = config.model_copy(update={"split": Split(**split)})
+    ratings = read_tables(context, rival.lineage["table_versions"]).ratings
+    trained = split_ratings(with_its_split, ratings)[0].select(USER, ITEM).distinct()
+    rest = held_out.join(trained, [USER, ITEM], "anti")
+    if rest.isEmpty():
+        raise GateError(
+            f"no held-out rating is unknown to version {rival.version}, which is in production and was trained with "
+            f"split {split}: give the config its split, or set gates.rmse_rise and gates.ndcg_fall to null"
+        )
+    return rest
+
+
+def _add_production(cells: Mapping[str, dict[str, Any]], rival: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, cell in cells.items():
+        if "model" in rival[name]:
+            cell["production"] = rival[name]["model"]
 
 
 def _write(context: Context, entry: Entry, cells: Mapping[str, Mapping[str, Any]]) -> int:

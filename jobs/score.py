@@ -1,26 +1,30 @@
-"""Writes every user's K best items for one run_date, in one commit that replaces that date's rows."""
+"""Writes every user's K best items for one run_date, in one commit that replaces that date's rows, if gates hold."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs._gates import Check, list_checks, require, unknown_checks
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
 from jobs._tables import Tables, read_tables, shared_model
 from nimc_spark.engine.context import held
+from nimc_spark.engine.list_checks import compare_lists, measure_lists
 from nimc_spark.engine.topk import shortfall
 from nimc_spark.io.contracts import ITEM, USER
+from nimc_spark.kernels.model import SideName
+from nimc_spark.ml import NIMCModel
 from nimc_spark.ml.model import RANKS_BY_RATINGS
 
 
 def body(context: Context) -> Result:
     config = context.config
-    entry = context.registry.resolve(config.score.model)
+    entry = context.entry or context.registry.resolve(config.score.model)
     with context.stage("read"):
         tables = read_tables(context)
         model = shared_model(context, entry.path, tables, training_only=False)
@@ -33,6 +37,9 @@ def body(context: Context) -> Result:
             context.kept.enter_context(model.heldFactors())
             lists = kept.enter_context(held(model.recommend(config.score.k, users, exclude=exclude)))
             counts = _counts(lists, users, config.score.k)
+        context.counts |= counts
+        with context.stage("gates"):
+            require(context, "nothing was published", _checks(context, model, tables, lists, counts))
         with context.stage("write"):
             rows = _rows(context, lists, entry.version)
             # Readers look a user up: files hold ranges of users.
@@ -44,6 +51,37 @@ def body(context: Context) -> Result:
     versions = {**tables.versions, "recommendations": written.version}
     paths = {"recommendations": context.lake.path("recommendations")}
     return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown, "warnings": warnings})
+
+
+def _checks(
+    context: Context, model: NIMCModel, tables: Tables, lists: DataFrame, counts: Mapping[str, int]
+) -> list[Check]:
+    gates, k = context.config.gates, context.config.score.k
+    items = model.factors(SideName.ITEMS).count()
+    unseen: dict[str, Mapping[str, Mapping[str, int]]] = {}
+    if gates.unknown_values is not None:
+        frames = {SideName.USERS: tables.users, SideName.ITEMS: tables.items}
+        features = model.trained.features
+        unseen = {s.value: features[s].unseen_counts(df) for s, df in frames.items() if df is not None}
+    before = None if gates.overlap is None and gates.score_drift is None else _before(context)
+    change = None if before is None else compare_lists(lists, before)
+    return [
+        *list_checks(gates, measure_lists(lists, k, items), counts, items, change),
+        *unknown_checks(gates, unseen),
+    ]
+
+
+def _before(context: Context) -> DataFrame | None:
+    """The lists of the last date before this one."""
+    published = context.lake.find("recommendations")
+    if published is None:
+        return None
+    earlier = published.where(F.col("run_date") < F.lit(context.run_date))
+    last = earlier.agg(F.max("run_date")).collect()[0][0]
+    if last is None:
+        return None
+    lists = published.where(F.col("run_date") == F.lit(last))
+    return lists.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"), "score")
 
 
 def _counts(lists: DataFrame, users: DataFrame, k: int) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -15,10 +15,12 @@ from nimc_spark import __version__
 from nimc_spark.engine.cells import MAIN
 from nimc_spark.engine.splits import check_split_counts
 from nimc_spark.errors import TrainingError
-from nimc_spark.io.registry import Entry
+from nimc_spark.io.registry import Alias, Entry
 from nimc_spark.ml import NIMC, NIMCModel
 from nimc_spark.ml.model import check_same_params
 from nimc_spark.solvers.multistart import PassRecord
+
+STATE_FOLDER = "training_state"
 
 
 def body(context: Context) -> Result:
@@ -27,14 +29,10 @@ def body(context: Context) -> Result:
         training, _ = split_ratings(context.config, tables.ratings)
         sizes = split_sizes(context.config, tables.ratings)
         check_split_counts(sizes["ratings_training"], sizes["ratings_held_out"], split_spec(context.config))
-    config = context.config
-    estimators = {name: estimator(own) for name, own in config.by_member().items()}
-    check_same_params(estimators)
-    with context.stage("train"):
-        fitted = {name: _fitted(context, name, nimc, tables, training) for name, nimc in estimators.items()}
-    model = NIMCModel.routed(fitted, config.router) if config.members else fitted[MAIN]
+    model = fit(context, tables, training)
     with context.stage("save"):
-        entry = _register(context, model, tables)
+        split = context.config.split.model_dump(mode="json")
+        context.entry = entry = register(context, model, tables, "candidate", {"split": split})
     summaries = [member.summary for member in model.members.values()]
     counts = {
         **sizes,
@@ -46,15 +44,28 @@ def body(context: Context) -> Result:
     return Result(counts, _metrics(model), {"model": entry.path}, tables.versions, extra)
 
 
-def _fitted(context: Context, name: str, nimc: NIMC, tables: Tables, training: DataFrame) -> NIMCModel:
+def fit(context: Context, tables: Tables, ratings: DataFrame) -> NIMCModel:
+    """A model as the config says, trained on some ratings. Raises TrainingError also for one that collapsed."""
+    config = context.config
+    estimators = {name: estimator(own) for name, own in config.by_member().items()}
+    check_same_params(estimators)
+    with context.stage("train"):
+        fitted = {name: _fitted(context, name, nimc, tables, ratings) for name, nimc in estimators.items()}
+    return NIMCModel.routed(fitted, config.router) if config.members else fitted[MAIN]
+
+
+def _fitted(context: Context, name: str, nimc: NIMC, tables: Tables, ratings: DataFrame) -> NIMCModel:
     """The model of one member. Raises TrainingError, naming it, if it collapsed."""
+    every, seconds = context.config.train.save_every, context.config.train.max_seconds
+    folder = context.lake.path(f"{STATE_FOLDER}/{context.config.name}")
+    nimc.setParams(stateDir=folder if every else None, stateInterval=every, maxSeconds=seconds)
     about = "" if name == MAIN else f"{name}: "
     with context.progress(f"{about}pass", nimc.getOrDefault("maxIter")) as progress:
 
         def show(record: PassRecord) -> None:
             progress.step(f"loss {min(record.losses):.6g}")
 
-        model = nimc.setUsers(tables.users).setItems(tables.items).setOnPass(show).fit(training)
+        model = nimc.setUsers(tables.users).setItems(tables.items).setOnPass(show).fit(ratings)
     summary = model.summary
     if summary.collapsed:
         raise TrainingError(
@@ -79,21 +90,21 @@ def _metrics(model: NIMCModel, *more: str) -> dict[str, Any]:
     return found if model.router else found[MAIN]
 
 
-def _register(context: Context, model: NIMCModel, tables: Tables) -> Entry:
-    """Save and register the next version."""
-    version = context.registry.next_version()
-    path = context.registry.path(version)
-    # Files that an interrupted run left under this number were never registered: nobody reads them.
-    model.write().overwrite().save(path)
+def register(
+    context: Context, model: NIMCModel, tables: Tables, alias: Alias, more_lineage: Mapping[str, Any]
+) -> Entry:
+    """Save the model and register it as the next version."""
+    path = context.registry.new_path()
+    model.write().save(path)
     lineage = {
         "run_id": context.run_id,
         "table_versions": dict(tables.versions),
-        "split": context.config.split.model_dump(mode="json"),
         "config_hash": context.config_hash,
         "code_version": __version__,
         "seed": model.getOrDefault("seed"),
+        **more_lineage,
     }
-    return context.registry.register(version, metrics=_metrics(model, "losses"), lineage=lineage)
+    return context.registry.register(path, alias=alias, metrics=_metrics(model, "losses"), lineage=lineage)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,6 +15,10 @@ class NimcError(Exception):
     exit_code = 1
 
 
+class ConflictError(NimcError):
+    """Another writer committed first; this one changed nothing and may be run again."""
+
+
 class UsageError(NimcError):
     """A wrong argument, parameter or config value."""
 

@@ -98,12 +98,23 @@ _TABLES = (
         partition_by=("run_date", "table"),
     ),
     Table(
+        "snapshots",
+        "One row: the versions of ratings, users and items that belong together. The last commit of prepare; what the "
+        "other jobs read.",
+        (
+            _RUN_DATE,
+            _RUN_ID,
+            Column("created", "timestamp", "when the tables were complete"),
+            Column("table_versions", "map<string,bigint>", "version of each table"),
+        ),
+    ),
+    Table(
         "models",
         "Log of the registry: a row for each alias given to a version. The newest row of an alias holds.",
         (
             Column("name", "string", "the model's name"),
             Column("version", "int", "1, 2, … for each name"),
-            Column("alias", "string", "candidate or production"),
+            Column("alias", "string", "candidate, refit or production"),
             Column("path", "string", "folder of the model's files, relative to the lake"),
             Column("metrics", "string", "JSON"),
             Column("lineage", "string", "JSON: table versions, config hash, code version, seed, run_id"),

@@ -6,12 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from delta.exceptions import DeltaConcurrentModificationException
+import delta.exceptions
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 from pyspark.errors import PySparkException, PythonException
 
 from nimc_spark import errors
-from nimc_spark.errors import DataError, NimcError, SetupError
+from nimc_spark.errors import ConflictError, DataError, NimcError, SetupError
+
+# They have no base class of their own in Python.
+CONFLICTS = tuple(getattr(delta.exceptions, name) for name in delta.exceptions.__all__)
+"""What Delta raises when another writer's commit came between."""
 
 _Said = tuple[type[NimcError], str]
 
@@ -49,8 +53,8 @@ def translated(error: BaseException, where: str = "") -> NimcError | None:
 
 
 def _known(error: BaseException) -> NimcError | None:
-    if isinstance(error, DeltaConcurrentModificationException):
-        return NimcError("another writer committed first; this write changed nothing, run it again")
+    if isinstance(error, CONFLICTS):
+        return ConflictError("another writer committed first; this write changed nothing, run it again")
     if isinstance(error, PythonException):
         return _from_task(str(error))
     if isinstance(error, PySparkException):

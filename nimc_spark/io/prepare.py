@@ -35,6 +35,7 @@ from nimc_spark.io.contracts import (
 )
 from nimc_spark.io.feature_faults import feature_faults
 from nimc_spark.io.quarantine import REASON, Faults, first_reason, row_json, write_quarantine
+from nimc_spark.io.snapshots import publish_snapshot
 from nimc_spark.io.sources import CORRUPT, Source, read_source
 from nimc_spark.io.tables import Lake
 
@@ -97,6 +98,8 @@ def prepare(
 ) -> Prepared:
     """Reads `sources` ("ratings", and "users", "items" if there are any), and writes the tables of the same names.
 
+    Readers see all of them or none: they go by the snapshot, which is committed last.
+
     Raises:
         DataError: missing files or columns, wrong types, tables of which no row can be used, books that do not balance.
     """
@@ -112,7 +115,9 @@ def prepare(
         due = counts[f"{name}_used"] if name in tables else sum(counts[f"{n}_quarantined"] for n in tables)
         if commit.rows != due:
             raise DataError(f"table {name}: {commit.rows} rows written, {due} counted: the source changed meanwhile")
-    return Prepared(counts, rejections(reasons), {name: commit.version for name, commit in written.items()})
+    versions = {name: commit.version for name, commit in written.items()}
+    publish_snapshot(lake, {name: version for name, version in versions.items() if name in tables}, run_id, run_date)
+    return Prepared(counts, rejections(reasons), versions)
 
 
 def classify_attributes(

@@ -1,25 +1,30 @@
 """The model registry: an append-only log of which version holds which alias, over model folders in the lake.
 
-Nothing in it is ever changed: a version keeps its files and metrics, and giving an alias is a new row.
+Nothing in it is ever changed: a version keeps its files and metrics, and giving an alias is a new row. Files are saved
+first, in a folder of their own, and get their number with the commit that registers them: what an interrupted run
+leaves has none, and of two runs at once each gets its own.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pyspark.sql import functions as F
 
-from nimc_spark.errors import DataError
+from nimc_spark.errors import ConflictError, DataError
 from nimc_spark.io.contracts import ddl
-from nimc_spark.io.tables import Lake
+from nimc_spark.io.tables import Lake, Where
 
-Alias = Literal["candidate", "production"]
+Alias = Literal["candidate", "refit", "production"]
+"""`candidate`: trained on a split's training rows; `refit`: like a candidate, on all rows; `production`: published."""
 MODEL_FOLDER = "model_files"
+_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Registry:
                 name=row["name"],
                 version=row["version"],
                 alias=row["alias"],
-                path=self._lake.path(_inside(row["path"])),
+                path=self._inside(row["path"]),
                 metrics=json.loads(row["metrics"]),
                 lineage=json.loads(row["lineage"]),
                 created=row["created"],
@@ -60,31 +65,34 @@ class Registry:
         ]
         return sorted(entries, key=lambda e: (e.created, e.version))
 
-    def next_version(self) -> int:
-        """One more than the highest there is, from 1."""
-        return 1 + max((entry.version for entry in self.entries()), default=0)
-
-    def path(self, version: int) -> str:
-        """Where the files of a version belong: save the model there, then register it."""
-        return self._lake.path(self._relative(version))
+    def new_path(self) -> str:
+        """A folder that nobody else has: save a model there, then register it."""
+        return self._lake.path(f"{MODEL_FOLDER}/{self.name}/{uuid.uuid4().hex[:16]}")
 
     def register(
         self,
-        version: int,
+        path: str,
         *,
         alias: Alias = "candidate",
         metrics: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
     ) -> Entry:
-        """Gives `alias` to a version whose files are at `path(version)`, in one commit."""
-        entry = Entry(self.name, version, alias, self.path(version), metrics or {}, lineage or {}, datetime.now(UTC))
-        row = asdict(entry) | {
-            "path": self._relative(version),
-            "metrics": json.dumps(entry.metrics, sort_keys=True),
-            "lineage": json.dumps(entry.lineage, sort_keys=True),
-        }
-        self._lake.append("models", self._lake.spark.createDataFrame([row], ddl("models")))
-        return entry
+        """The next version, for the files at `path`, which came from `new_path`; one commit.
+
+        Raises ConflictError if others take one number after the other meanwhile.
+        """
+        for _ in range(_ATTEMPTS):
+            version = 1 + max((entry.version for entry in self.entries()), default=0)
+            entry = Entry(self.name, version, alias, path, metrics or {}, lineage or {}, datetime.now(UTC))
+            if self._log(entry, unless={"name": self.name, "version": version}):
+                return entry
+        raise ConflictError(f"model {self.name}: others register versions all the time; run it again")
+
+    def give(self, alias: Alias, entry: Entry) -> Entry:
+        """Gives `alias` to a version that is there, in one commit."""
+        given = replace(entry, alias=alias, created=datetime.now(UTC))
+        self._log(given)
+        return given
 
     def latest(self, alias: Alias) -> Entry | None:
         """The version that holds `alias` now."""
@@ -109,13 +117,23 @@ class Registry:
             f"model {self.name}{wanted}: not in {self._lake.path('models')}; there: {there}; run train first"
         )
 
-    def _relative(self, version: int) -> str:
-        return f"{MODEL_FOLDER}/{self.name}/{version}"
+    def _log(self, entry: Entry, unless: Where | None = None) -> bool:
+        row = asdict(entry) | {
+            "path": f"{MODEL_FOLDER}/{self.name}/{PurePosixPath(entry.path).name}",
+            "metrics": json.dumps(entry.metrics, sort_keys=True),
+            "lineage": json.dumps(entry.lineage, sort_keys=True),
+        }
+        return self._lake.append("models", self._lake.spark.createDataFrame([row], ddl("models")), unless=unless)
 
+    def _inside(self, path: str) -> str:
+        """Where the files are, if that is in this model's folder: rows of the registry are data that others can write.
 
-def _inside(path: str) -> str:
-    """A path that stays in the lake, or DataError: rows of the registry are data that others can write."""
-    parts = PurePosixPath(path).parts
-    if not parts or parts[0] != MODEL_FOLDER or ".." in parts or ":" in parts[0]:
-        raise DataError(f"registry: the path {path!r} leaves the lake's {MODEL_FOLDER} folder; it is not followed")
-    return path
+        Raises DataError for a path that leads elsewhere, by its text or by a link.
+        """
+        folder = self._lake.path(f"{MODEL_FOLDER}/{self.name}")
+        parts = PurePosixPath(path).parts
+        found = self._lake.path(path)
+        own = parts[:-1] == (MODEL_FOLDER, self.name) and parts[-1] != ".."
+        if not own or Path(found).resolve().parent != Path(folder).resolve():
+            raise DataError(f"registry: the path {path!r} leaves the folder {folder}; it is not followed")
+        return found

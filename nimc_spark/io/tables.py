@@ -25,9 +25,9 @@ from pyspark.sql import Column, DataFrame, DataFrameWriter, Row, SparkSession
 from pyspark.sql import functions as F
 
 from nimc_spark.engine.index import quoted, quoted_name
-from nimc_spark.errors import DataError, NimcError, SetupError, UsageError
+from nimc_spark.errors import ConflictError, DataError, SetupError, UsageError
 from nimc_spark.io.contracts import TABLES, Table
-from nimc_spark.io.failures import translated
+from nimc_spark.io.failures import CONFLICTS, translated
 
 Value = str | int | date
 Where = Mapping[str, Value | Sequence[Value]]
@@ -52,7 +52,7 @@ class _Store(Protocol):
 
     def read(self, path: str, version: int | None) -> DataFrame | None: ...
 
-    def append(self, path: str, df: DataFrame, contract: Table) -> None: ...
+    def append(self, path: str, df: DataFrame, unless: Where | None, contract: Table) -> bool: ...
 
     def replace(self, path: str, df: DataFrame, where: Where | None, contract: Table) -> Written: ...
 
@@ -100,10 +100,14 @@ class Lake:
             raise DataError(f"table {name}: there is none at {self.path(name)}; run the job that writes it first")
         return found
 
-    def append(self, name: str, df: DataFrame) -> None:
-        """Adds the rows of `df` in one commit. Raises as `write` does."""
+    def append(self, name: str, df: DataFrame, *, unless: Where | None = None) -> bool:
+        """Adds the rows of `df` in one commit and says so; False, and nothing, where another writer came first.
+
+        Of all who append with the same `unless`, which their rows match, at most one adds its rows, whenever they do.
+        Raises as `write` does.
+        """
         with self._writing(name, df) as contract:
-            self._store.append(self.path(name), df, contract)
+            return self._store.append(self.path(name), df, unless, contract)
 
     def write(self, name: str, df: DataFrame, *, replace_where: Where | None = None) -> Written:
         """Replaces the whole table, its columns too, or the rows that match `replace_where`, as those of `df` must.
@@ -112,7 +116,7 @@ class Lake:
 
         Raises:
             DataError: columns other than the table's contract, or rows outside `replace_where`.
-            NimcError: another writer committed to the same rows meanwhile; nothing was written.
+            ConflictError: another writer committed to the same rows meanwhile; nothing was written.
             SetupError: the folder cannot be written.
         """
         with self._writing(name, df) as contract:
@@ -168,8 +172,19 @@ class _Delta:
             _check_missing(error)
             return None
 
-    def append(self, path: str, df: DataFrame, contract: Table) -> None:
-        self._writer(df, contract).mode("append").save(path)
+    def append(self, path: str, df: DataFrame, unless: Where | None, contract: Table) -> bool:
+        writer = self._writer(df, contract).mode("append")
+        if unless is None:
+            writer.save(path)
+            return True
+        mark = str(uuid.uuid4())
+        # Delta lets the first transaction of an application id through and drops or fails those after it.
+        once = writer.option("txnAppId", repr(sorted(unless.items()))).option("txnVersion", 1)
+        try:
+            once.option("userMetadata", mark).save(path)
+        except CONFLICTS:
+            return False
+        return any(commit["userMetadata"] == mark for commit in self._last_commits(path, _COMMITS_SEARCHED))
 
     def replace(self, path: str, df: DataFrame, where: Where | None, contract: Table) -> Written:
         mark = str(uuid.uuid4())
@@ -218,9 +233,18 @@ class _Parquet:
         found = self.version(path) if version is None else version
         return None if found is None else self._spark.read.parquet(f"{path}/{found}")
 
-    def append(self, path: str, df: DataFrame, contract: Table) -> None:
+    def append(self, path: str, df: DataFrame, unless: Where | None, contract: Table) -> bool:
         last = self.version(path)
-        self._stage(path, last, df, self.read(path, last))
+        old = self.read(path, last)
+        if unless is not None and old is not None and not old.where(_matches(unless)).isEmpty():
+            return False
+        try:
+            self._stage(path, last, df, old)
+        except ConflictError:
+            if unless is None:
+                raise
+            return False
+        return True
 
     def replace(self, path: str, df: DataFrame, where: Where | None, contract: Table) -> Written:
         last = self.version(path)
@@ -260,8 +284,8 @@ class _Parquet:
             raise DataError(f"{outside} rows lie outside of what is to be replaced: {dict(where)}")
 
 
-def _lost_race(path: str) -> NimcError:
-    return NimcError(f"{path}: another writer committed first; this write changed nothing, run it again")
+def _lost_race(path: str) -> ConflictError:
+    return ConflictError(f"{path}: another writer committed first; this write changed nothing, run it again")
 
 
 def _matches(where: Where) -> Column:

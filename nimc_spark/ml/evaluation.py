@@ -11,6 +11,7 @@ whose held-out rating of it reaches the threshold. A model that ranks has no rat
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,22 @@ def evaluate_model(
         if ranking is not None:
             _add_rankings(cells, model, own, flagged, ranking)
     return cells
+
+
+def overall(cells: Mapping[str, Mapping[str, Any]], predictor: str) -> dict[str, float]:
+    """{"rmse", "ndcg"} of a predictor over all cells of `evaluate_model`, without those that no cell has.
+
+    rmse = √(Σ n rmse² / Σ n) over ratings, ndcg = Σ users ndcg / Σ users
+    """
+    found: dict[str, float] = {}
+    own = [(cell["n"], cell[predictor]) for cell in cells.values() if predictor in cell]
+    errors = [(n, of["rmse"]) for n, of in own if "rmse" in of]
+    if errors:
+        found["rmse"] = math.sqrt(math.fsum(n * rmse**2 for n, rmse in errors) / sum(n for n, _ in errors))
+    gains = [(of["users"], v) for _, of in own for name, v in of.items() if name.startswith("ndcg@") and of["users"]]
+    if gains:
+        found["ndcg"] = math.fsum(n * gain for n, gain in gains) / sum(n for n, _ in gains)
+    return found
 
 
 def _flagged(model: NIMCModel, training: DataFrame, held_out: DataFrame) -> DataFrame:

@@ -21,12 +21,13 @@ from nimc_spark import __version__
 from nimc_spark.engine.baselines import Shrinkage
 from nimc_spark.io.contracts import TABLES
 from nimc_spark.io.registry import Registry
+from nimc_spark.io.snapshots import current_snapshot
 from nimc_spark.io.tables import Lake
 from nimc_spark.ml import NIMCModel
 from tests.jobs.conftest import Night
 from tests.jobs.tiny import COUNTS, ITEMS, REASONS, RUN_DATE, UNRATED_ITEM, USERS, K, ratings
 
-WRITTEN = ("ratings", "users", "items", "quarantine", "models", "metrics", "recommendations", "runs")
+WRITTEN = ("ratings", "users", "items", "quarantine", "snapshots", "models", "metrics", "recommendations", "runs")
 EVERYONE = {f"u{user:02d}" for user in range(USERS)} | {"fan", "quiet"}
 LISTS = ["run_date", "user_id", "rank", "item_id", "score", "score_source", "model_version"]
 
@@ -107,8 +108,11 @@ def test_the_run_is_recorded(night: Night, lake: Lake) -> None:
     assert run["table_versions"] == dict.fromkeys(("ratings", "users", "items", "quarantine", "metrics"), 0) | {
         "recommendations": 0
     }
-    (entry,) = Registry(lake, "tiny").entries()
+    entry, promoted = Registry(lake, "tiny").entries()
     assert (entry.version, entry.alias, entry.path) == (1, "candidate", line["paths"]["model"])
+    assert (promoted.version, promoted.alias, promoted.path) == (1, "production", entry.path)
+    assert promoted.lineage == entry.lineage
+    assert current_snapshot(lake) == entry.lineage["table_versions"]
     assert entry.lineage["table_versions"] == {"ratings": 0, "users": 0, "items": 0}
     assert entry.lineage["config_hash"] == run["config_hash"]
 
@@ -169,12 +173,15 @@ def test_the_nights_after(night: Night, spark: SparkSession, tmp_path: Path) -> 
     assert {name: rows(lake.read(name)) for name in before} == before
     assert lake.version("ratings") == 1
     again = place.run(train.main).done()
-    assert (again["model_version"], again["paths"]["model"]) == (2, f"{place.lake}/model_files/tiny/2")
+    assert again["model_version"] == 2
+    assert Path(again["paths"]["model"]).parent == place.lake / "model_files" / "tiny"
     entry = Registry(lake, "tiny").resolve("candidate")
     assert entry.lineage["table_versions"] == {"ratings": 1, "users": 1, "items": 1}
 
     # Trained once more on the same rows with the same seed it is the same model, and its lists are the same.
-    assert place.run(score.main).done()["model_version"] == 2
+    # It is not in production yet.
+    assert place.run(score.main).done()["model_version"] == 1
+    assert place.run(score.main, "--set", "score.model=candidate").done()["model_version"] == 2
     assert rows(lake.read("recommendations"), *LISTS) == [(*row[:-1], 2) for row in first_lists]
     line = place.run(score.main, "--set", "score.model=1").done()
     assert line["model_version"] == 1
@@ -190,13 +197,34 @@ def test_the_nights_after(night: Night, spark: SparkSession, tmp_path: Path) -> 
     errors = {name: (of["rmse"], of["mae"]) for name, of in errors_of(measured).items()}
     assert errors == {name: (of["rmse"], of["mae"]) for name, of in errors_of(night.outcome.line).items()}
     runs = lake.read("runs").orderBy("started").collect()
-    assert [run["job"] for run in runs] == ["night", "prepare", "train", "score", "score", "prepare", "evaluate"]
+    assert [run["job"] for run in runs] == [
+        "night",
+        "prepare",
+        "train",
+        "score",
+        "score",
+        "score",
+        "prepare",
+        "evaluate",
+    ]
     assert {(run["status"], run["exit_code"]) for run in runs} == {("done", 0)}
 
 
 def errors_of(line: dict[str, Any]) -> dict[str, Any]:
     cell = line["metrics"]["new_user/known_item"]
     return {name: cell[name] for name in ("model", "global_mean", "item_mean", "user_mean")}
+
+
+def test_what_was_measured_before_publishing_is_in_the_line(night: Night) -> None:
+    gates = {gate["gate"]: gate for gate in night.outcome.done()["gates"]}
+    assert set(gates) == {
+        *("rmse_rise", "ndcg_fall", "faulty_lists", "non_finite_scores", "users_without_list", "baseline_rows"),
+        *("sameness", "unknown_values of users.age"),
+    }
+    assert all(gate["holds"] for gate in gates.values())
+    assert (gates["faulty_lists"]["value"], gates["users_without_list"]["value"]) == (0, 0)
+    # There was no model to compare with.
+    assert gates["rmse_rise"]["value"] is None
 
 
 def test_another_date_stands_beside_the_first(night: Night, spark: SparkSession, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +92,7 @@ def test_jobs_out_of_order(tmp_path: Path, spark: SparkSession, main: Main, mess
 
 def test_a_version_that_is_not_there(kept: Workplace) -> None:
     assert "model tiny 7: not in" in refused(kept, 3, score.main, "--set", "score.model=7")
-    assert "there: 1 (candidate)" in refused(kept, 3, score.main, "--set", "score.model=production")
+    assert "there: 1 (candidate), 1 (production)" in refused(kept, 3, score.main, "--set", "score.model=8")
 
 
 def test_another_split_than_the_models(kept: Workplace) -> None:
@@ -115,7 +118,7 @@ def test_a_model_path_that_is_no_model(
     night: Night, spark: SparkSession, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     place = night.copied(tmp_path)
-    folder = place.lake / "model_files" / "tiny" / "1"
+    (folder,) = (place.lake / "model_files" / "tiny").iterdir()
     damage(folder)
     error = refused(place, 3, score.main)
     assert str(folder) in error
@@ -221,3 +224,15 @@ def test_an_interrupted_job(tmp_path: Path) -> None:
     outcome = tiny(tmp_path).run(lambda argv: run_job("prepare", argv, body, ""))
     assert (outcome.code, outcome.line["error"]) == (130, "interrupted")
     assert "Traceback" not in outcome.log
+
+
+def test_a_terminated_job(tmp_path: Path) -> None:
+    def body(context: Context) -> Result:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        raise AssertionError("it went on")
+
+    outcome = tiny(tmp_path).run(lambda argv: run_job("prepare", argv, body, ""))
+    assert (outcome.code, outcome.line["error"]) == (143, "terminated")
+    assert "Traceback" not in outcome.log
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

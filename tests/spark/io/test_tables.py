@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -101,29 +102,62 @@ def test_the_registry_resolves_versions_and_aliases(lake: Lake) -> None:
     registry = Registry(lake, "m")
     with pytest.raises(DataError, match=r"model m: not in .*; there: none; run train first"):
         registry.resolve()
-    assert registry.next_version() == 1
-    registry.register(1, metrics={"rmse": 0.9}, lineage={"seed": 7})
-    registry.register(2)
-    Registry(lake, "other").register(9)
-    assert registry.next_version() == 3
+    first = registry.register(registry.new_path(), metrics={"rmse": 0.9}, lineage={"seed": 7})
+    second = registry.register(registry.new_path())
+    other = Registry(lake, "other")
+    assert (first.version, second.version, other.register(other.new_path()).version) == (1, 2, 1)
     assert registry.resolve().version == 2
-    registry.register(1, alias="production")
+    registry.give("production", first)
     assert registry.resolve().version == 1
     assert registry.resolve("candidate").version == 2
-    assert registry.resolve(2).path == lake.path("model_files/m/2")
+    assert registry.resolve(2).path == second.path != first.path
+    assert str(Path(second.path).parent) == lake.path("model_files/m")
     assert registry.entries()[0].metrics == {"rmse": 0.9}
+    assert registry.resolve().metrics == {"rmse": 0.9}
     with pytest.raises(
         DataError, match=r"model m 5: not in .*; there: 1 \(candidate\), 1 \(production\), 2 \(candidate\)"
     ):
         registry.resolve(5)
 
 
-@pytest.mark.parametrize("path", ["/etc", "model_files/../..", "../x", ""])
-def test_a_registry_path_that_leaves_the_lake_is_not_followed(spark: SparkSession, tmp_path: Path, path: str) -> None:
-    lake = Lake(spark, str(tmp_path), "parquet")
+def test_two_at_once_never_get_one_version_number(lake: Lake) -> None:
+    Registry(lake, "m").register(Registry(lake, "m").new_path())
+
+    def register(number: int) -> int:
+        registry = Registry(lake, "m")
+        return registry.register(registry.new_path(), lineage={"number": number}).version
+
+    with ThreadPoolExecutor(3) as together:
+        versions = list(together.map(register, range(3)))
+    assert sorted(versions) == [2, 3, 4]
+    found = {entry.version: entry.lineage for entry in Registry(lake, "m").entries()[1:]}
+    assert found == {version: {"number": number} for number, version in enumerate(versions)}
+
+
+def test_of_two_appends_for_one_key_the_second_adds_nothing(lake: Lake) -> None:
+    row = lake.spark.createDataFrame([(MONDAY, "id", datetime(2025, 1, 6), {"users": 1})], ddl("snapshots"))
+    assert lake.append("snapshots", row, unless={"run_id": "id"})
+    assert not lake.append("snapshots", row, unless={"run_id": "id"})
+    assert lake.read("snapshots").count() == 1
+    assert lake.append("snapshots", row)
+
+
+@pytest.mark.parametrize("path", ["/etc", "model_files/../..", "../x", "", "model_files/other/1", "model_files/m/1/2"])
+def test_a_registry_path_that_leaves_its_folder_is_not_followed(spark: SparkSession, tmp_path: Path, path: str) -> None:
+    refuse_path(spark, tmp_path, path)
+
+
+def test_a_registry_path_that_is_a_link_elsewhere_is_not_followed(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "model_files" / "m").mkdir(parents=True)
+    (tmp_path / "model_files" / "m" / "1").symlink_to("/etc")
+    refuse_path(spark, tmp_path, "model_files/m/1")
+
+
+def refuse_path(spark: SparkSession, root: Path, path: str) -> None:
+    lake = Lake(spark, str(root), "parquet")
     row = ("m", 1, "candidate", path, "{}", "{}", datetime(2025, 1, 6, tzinfo=UTC))
     lake.write("models", spark.createDataFrame([row], ddl("models")))
-    with pytest.raises(DataError, match="leaves the lake"):
+    with pytest.raises(DataError, match="leaves the folder"):
         Registry(lake, "m").resolve()
 
 

@@ -1,0 +1,105 @@
+"""What lists of recommendations look like as a whole, before anybody reads them.
+
+    sameness = (s − s₀) / (1 − s₀)    s = Σ_j n_j (n_j − 1) / (U (U − 1) L),  s₀ = L / N
+
+n_j: lists that hold item j, of U lists with L items on average, from N items. s is the share of a list that another
+user's has too, s₀ that share where every item is used alike: sameness is 0 then, and 1 if all have the same list.
+
+    overlap = Σ_u |now_u ∩ before_u| / Σ_u min(|now_u|, |before_u|)       over the users of both
+    drift   = |mean score now − mean score before| / standard deviation before
+
+Sums of scores are exact (`sums.py`): no number depends on the partitioning.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from nimc_spark.engine.pairs import BASELINE
+from nimc_spark.engine.sums import exact_sum
+from nimc_spark.errors import DataError
+
+
+class ListMeasures(NamedTuple):
+    """Of all lists: `faulty` are users with an item or a rank twice, ranks that are not 1, 2, …, or over k rows."""
+
+    rows: int
+    users: int
+    faulty: int
+    not_finite: int
+    baseline: int
+    items: int
+    sameness: float
+
+
+class Change(NamedTuple):
+    """Against earlier lists; `overlap` is NaN without a user in both, `drift` where the earlier scores are all one."""
+
+    overlap: float
+    drift: float
+
+
+def measure_lists(lists: DataFrame, k: int, items: int) -> ListMeasures:
+    """Measures lists(user, rank, item, score, score_source) drawn from `items` items, in three Spark jobs."""
+    score = F.col("score")
+    finite = F.coalesce(F.abs(score) < F.lit(math.inf), F.lit(False))
+    rows, not_finite, baseline = _first(
+        lists.agg(F.count("*"), F.count_if(~finite), F.count_if(F.col("score_source") == BASELINE))
+    )
+    own = lists.groupBy("user").agg(
+        F.count("*").alias("n"),
+        F.count_distinct("item").alias("items"),
+        F.count_distinct("rank").alias("ranks"),
+        F.min("rank").alias("first"),
+        F.max("rank").alias("last"),
+    )
+    n = F.col("n")
+    sound = (n <= k) & (F.col("items") == n) & (F.col("ranks") == n) & (F.col("first") == 1) & (F.col("last") == n)
+    users, faulty = _first(own.agg(F.count("*"), F.count_if(~F.coalesce(sound, F.lit(False)))))
+    used = lists.groupBy("item").agg(F.count("*").alias("n"))
+    distinct, pairs = _first(used.agg(F.count("*"), F.sum((n * (n - 1)).cast("decimal(38,0)"))))
+    sameness = _sameness(int(pairs or 0), users, rows, items)
+    return ListMeasures(rows, users, faulty, not_finite, baseline, distinct, sameness)
+
+
+def compare_lists(lists: DataFrame, before: DataFrame) -> Change:
+    """The change from `before` to `lists`, both (user, item, score), with ids of one type."""
+    both = lists.select("user", "item").join(before.select("user", "item"), ["user", "item"]).count()
+    lengths = [df.groupBy("user").agg(F.count("*").alias(name)) for name, df in (("now", lists), ("then", before))]
+    possible = _first(lengths[0].join(lengths[1], "user").agg(F.sum(F.least("now", "then"))))[0]
+    (now, _), (then, deviation) = _moments(lists), _moments(before)
+    return Change(both / possible if possible else math.nan, abs(now - then) / deviation if deviation else math.nan)
+
+
+def _sameness(pairs: int, users: int, rows: int, items: int) -> float:
+    """0 for a single list, and for lists that hold all there is."""
+    if users < 2 or rows >= users * items:
+        return 0.0
+    length = rows / users
+    shared, least = pairs / (users * (users - 1) * length), length / items
+    return max((shared - least) / (1 - least), 0.0)
+
+
+def _moments(lists: DataFrame) -> tuple[float, float]:
+    """Mean and standard deviation of the finite scores."""
+    scores = lists.where(F.abs("score") < F.lit(math.inf))
+    scale = _first(scores.agg(F.max(F.abs("score"))))[0] or 0.0
+    score = F.col("score")
+    n, total, squares = _first(
+        scores.agg(F.count("*"), exact_sum(score, scale), exact_sum(score * score, scale * scale))
+    )
+    if not n:
+        return math.nan, math.nan
+    mean = total / n
+    return mean, math.sqrt(max(squares / n - mean * mean, 0.0))
+
+
+def _first(df: DataFrame) -> Row:
+    row = df.first()
+    if row is None:
+        raise DataError("an aggregate came back without its row")
+    return row

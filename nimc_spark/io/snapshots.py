@@ -1,0 +1,25 @@
+"""Which versions of the input tables belong together: what prepare commits last, and what the other jobs read.
+
+A prepare that is interrupted between two tables leaves the snapshot as it was, and so what readers see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+
+from nimc_spark.io.contracts import ddl
+from nimc_spark.io.tables import Lake
+
+
+def publish_snapshot(lake: Lake, versions: Mapping[str, int], run_id: str, run_date: date) -> int:
+    """Makes these versions the ones that are read, in one commit; its version."""
+    row = (run_date, run_id, datetime.now(UTC), dict(versions))
+    return lake.write("snapshots", lake.spark.createDataFrame([row], ddl("snapshots"))).version
+
+
+def current_snapshot(lake: Lake) -> dict[str, int] | None:
+    """The versions of the input tables by name; None in a lake that prepare has not written."""
+    found = lake.find("snapshots")
+    row = None if found is None else found.first()
+    return None if row is None else dict(row["table_versions"])

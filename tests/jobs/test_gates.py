@@ -1,0 +1,110 @@
+"""Gates: what is refused is not published, says by how much, and leaves everything that readers see as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs import promote, score, train
+from jobs._config import Gates
+from jobs._gates import Check, model_checks
+from nimc_spark.io.registry import Registry
+from nimc_spark.io.tables import Lake
+from tests.jobs.conftest import Night
+from tests.jobs.tiny import RUN_DATE, Workplace
+
+TOMORROW = "2025-01-07"
+
+
+def aliases(lake: Lake) -> list[tuple[int, str]]:
+    return [(entry.version, entry.alias) for entry in Registry(lake, "tiny").entries()]
+
+
+def refused(place: Workplace, main: object, *arguments: str) -> str:
+    before = place.commits()
+    message = place.run(main, *arguments).refused(4)  # type: ignore[arg-type]
+    assert place.commits() == before
+    return message
+
+
+def test_lists_that_fail_gates_are_not_published(night: Night, spark: SparkSession, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    limits = ("sameness=0", "catalogue_coverage=1", "overlap=1", "score_drift=0", "short_lists=0")
+    sets = [f"--set=gates.{limit}" for limit in limits]
+    message = refused(place, score.main, "--run-date", TOMORROW, "--set=score.exclude_seen=false", *sets)
+    short, *others, end, _ = message.split("; ")
+    assert short.startswith("gate catalogue_coverage: ")
+    assert short.split(" is below 1 by ")[1]
+    assert [other.split(":")[0] for other in others] == [
+        f"gate {name}" for name in ("sameness", "overlap", "score_drift")
+    ]
+    assert end == "nothing was published"
+    lake = Lake(spark, str(place.lake))
+    dates = lake.read("recommendations").select(F.col("run_date").cast("string")).distinct().collect()
+    assert [row[0] for row in dates] == [RUN_DATE]
+    (run,) = lake.read("runs").where("job = 'score'").collect()
+    assert (run["status"], run["exit_code"], run["error"]) == ("failed", 4, message)
+    assert run["counts"]["users_scored"] == 32
+    assert "gates" in run["stages"]
+    # With the limits that hold by default the same lists go out.
+    line = place.run(score.main, "--run-date", TOMORROW, "--set=score.exclude_seen=false").done()
+    drift = next(gate for gate in line["gates"] if gate["gate"] == "score_drift")
+    assert 0 < drift["value"] < drift["limit"]
+
+
+def test_a_model_is_promoted_refitted_and_put_back(night: Night, spark: SparkSession, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    lake = Lake(spark, str(place.lake))
+    place.run(train.main, "--set", "model.seed=8").done()
+    first = [(1, "candidate"), (1, "production"), (2, "candidate")]
+    message = place.run(promote.main, "--set=gates.rmse_over_global_mean=0.01").refused(4)
+    assert message.startswith("gate rmse_over_global_mean: ")
+    assert "the model in production stays" in message
+    assert aliases(lake) == first
+
+    line = place.run(promote.main, "--set=refit=true", "--set=gates.rmse_rise=9", "--set=gates.ndcg_fall=1").done()
+    cell = line["metrics"]["new_user/known_item"]
+    # On the same rows as the night measured it on.
+    was = night.outcome.line["metrics"]["new_user/known_item"]
+    assert (cell["production"], cell["n"]) == (was["model"], was["n"])
+    assert cell["model"] != was["model"]
+    rise = next(gate["value"] for gate in line["gates"] if gate["gate"] == "rmse_rise")
+    assert rise == pytest.approx(cell["model"]["rmse"] / was["model"]["rmse"] - 1, rel=1e-12)
+    assert aliases(lake) == [*first, (3, "refit"), (3, "production")]
+    entry = Registry(lake, "tiny").resolve()
+    assert (entry.lineage["refit_of"], entry.lineage["split"], entry.path) == (2, None, line["paths"]["model"])
+
+    back = place.run(promote.main, "--set=promote.model=1").done()
+    assert (back["model_version"], "gates" in back) == (1, False)
+    assert Registry(lake, "tiny").resolve().version == 1
+
+
+def test_a_model_is_compared_over_all_cells() -> None:
+    cells = {
+        "known_user/known_item": {
+            "n": 3,
+            "model": {"rmse": 1.0},
+            "global_mean": {"rmse": 2.0},
+            "production": {"rmse": 1.0},
+        },
+        "new_user/known_item": {
+            "n": 1,
+            "model": {"rmse": 3.0, "ndcg@5": 0.3, "users": 2},
+            "global_mean": {"rmse": 2.0},
+            "production": {"rmse": 2.0, "ndcg@5": 0.4, "users": 2},
+        },
+    }
+    checks = {check.gate: check for check in model_checks(Gates(rmse_over_global_mean=1.0), cells)}
+    assert checks["rmse_over_global_mean"].value == pytest.approx((12 / 4) ** 0.5 / 2, rel=1e-15)
+    assert checks["rmse_rise"].value == pytest.approx((12 / 7) ** 0.5 - 1, rel=1e-15)
+    assert checks["ndcg_fall"].value == pytest.approx(0.25, rel=1e-15)
+    assert [name for name, check in checks.items() if not check.holds] == ["rmse_rise", "ndcg_fall"]
+    assert str(checks["ndcg_fall"]) == "gate ndcg_fall: 0.25 is above 0.1 by 0.15"
+
+
+def test_what_could_not_be_measured_refuses_nothing() -> None:
+    assert Check("overlap", float("nan"), 0.5, least=True).holds
+    assert not Check("overlap", 0.4, 0.5, least=True).holds
