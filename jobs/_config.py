@@ -362,6 +362,12 @@ class Promote(_Section):
     )
 
 
+class Runs(_Section):
+    """What `runs` prints."""
+
+    last: int = Field(20, ge=1, le=100_000, description="an integer from 1 to 100000: how many runs, the latest")
+
+
 class Predict(_Section):
     """What `predict` scores: pairs, or the best k items for the users; new ids come with their attributes."""
 
@@ -407,6 +413,7 @@ class Config(_Section):
     )
     night: Night = Night()
     promote: Promote = Promote()
+    runs: Runs = Runs()
     predict: Predict = Predict()
     tune: Tune = Tune()
 

@@ -23,8 +23,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
 from jobs._config import Config, config_hash, load_config, resolved
+from jobs._preflight import check_executors
 from jobs._progress import Progress
 from jobs._session import open_session
+from jobs._settings import is_local
 from nimc_spark import __version__
 from nimc_spark.errors import NimcError, UsageError
 from nimc_spark.io.failures import translated
@@ -81,6 +83,8 @@ class Context:
     def spark(self) -> SparkSession:
         session = open_session(f"nimc {self.job}", delta=self.config.format == "delta")
         self._describe(session)
+        if not is_remote() and not is_local(session.sparkContext.master):
+            check_executors(session)
         return session
 
     @cached_property
@@ -155,12 +159,12 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
-def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int:
+def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, recorded: bool = True) -> int:
     """Runs the job `name` with command line `argv` and returns its exit code.
 
     The config is checked before Spark starts. The last line on standard output is one JSON object, also for a failure;
     everything else goes to standard error, which spark-submit joins to it. A run that had reached the lake leaves a row
-    in `runs`, failed or not.
+    in `runs`, failed or not, unless it is not `recorded`.
     """
     begun = time.perf_counter()
     log_to_stderr()
@@ -189,7 +193,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str) -> int
         if context is not None:
             result = Result(context.counts, context.metrics, {}, context.table_versions, {"stages": context.stages})
     line = _line(name, status, context, time.perf_counter() - begun, result, error)
-    if context is not None and status != "dry run":
+    if recorded and context is not None and status != "dry run":
         _record(context, line, result)
     print(json.dumps(_finite(line), default=str, ensure_ascii=False), flush=True)
     return int(line["exit_code"])

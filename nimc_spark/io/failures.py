@@ -41,6 +41,11 @@ _JAVA: Mapping[str, _Said] = {
     "org.apache.hadoop.fs.ParentNotDirectoryException": (SetupError, "a parent is a file, not a folder: {cause}"),
     "java.io.FileNotFoundException": (DataError, "{cause}"),
 }
+_EXECUTORS: Mapping[str, str] = {
+    r"^ModuleNotFoundError: No module named '([^']+)'": "the executors' Python has no package {0}",
+    r"\[PYTHON_VERSION_MISMATCH\][^:]*: (.+?) than that in driver: ([^,]+),": "the executors' Python is {0}, not {1}",
+}
+"""What the traceback of a task says where executors have another environment than the driver."""
 _RAISED_IN_TASK = re.compile(r"^(?:\w+: )?nimc_spark\.errors\.(\w+): (.*)$", re.MULTILINE)
 
 
@@ -70,6 +75,10 @@ def _known(error: BaseException) -> NimcError | None:
 
 def _from_task(text: str) -> NimcError | None:
     """An error of ours that was raised on an executor: Spark hands on nothing but the traceback."""
+    for pattern, said in _EXECUTORS.items():
+        lacking = re.search(pattern, text, re.MULTILINE)
+        if lacking is not None:
+            return SetupError(f"{said.format(*lacking.groups())}; see docs/operations.md, the packages of executors")
     match = _RAISED_IN_TASK.search(text)
     kind = getattr(errors, match[1], None) if match else None
     return kind(match[2]) if match and kind is not None else None

@@ -18,7 +18,7 @@ from nimc_spark.data.declarations import parse_declarations
 from nimc_spark.ml import NIMC, NIMCModel
 from scripts.make_docs import PAGES
 
-WRITTEN = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+WRITTEN = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/operations.md")]
 ALL = [*WRITTEN, *sorted((ROOT / "docs").rglob("*.md"))]
 README = WRITTEN[0].read_text(encoding="utf-8")
 
