@@ -73,17 +73,17 @@ def list_checks(
     return [*fixed, *_limited(gates, found)]
 
 
-def unknown_checks(gates: Gates, unseen: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Check]:
+def unknown_checks(gates: Gates, unseen: Sequence[tuple[str, Mapping[str, Mapping[str, int]]]]) -> list[Check]:
     """Of counts by side and column (`unseen_counts`): the column with the largest share of unknown values."""
-    shares = {
-        f"unknown_values of {side}.{column}": of["unknown"] / max(of["rows"], 1)
-        for side, columns in unseen.items()
+    limit = gates.unknown_values
+    checks = [
+        Check(f"unknown_values of {side}.{column}", of["unknown"] / max(of["rows"], 1), limit)
+        for side, columns in unseen
         for column, of in columns.items()
-    }
-    worst = max(shares, key=lambda name: shares[name], default=None)
-    if worst is None or gates.unknown_values is None:
-        return []
-    return [Check(worst, shares[worst], gates.unknown_values)]
+        if limit is not None
+    ]
+    # Of equal ones the first.
+    return sorted(checks, key=lambda check: -check.value)[:1]
 
 
 def _limited(gates: Gates, found: Sequence[tuple[str, float, bool]]) -> Iterator[Check]:

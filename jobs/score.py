@@ -58,17 +58,20 @@ def _checks(
 ) -> list[Check]:
     gates, k = context.config.gates, context.config.score.k
     items = model.factors(SideName.ITEMS).count()
-    unseen: dict[str, Mapping[str, Mapping[str, int]]] = {}
-    if gates.unknown_values is not None:
-        frames = {SideName.USERS: tables.users, SideName.ITEMS: tables.items}
-        features = model.trained.features
-        unseen = {s.value: features[s].unseen_counts(df) for s, df in frames.items() if df is not None}
+    unseen = [] if gates.unknown_values is None else _unseen(model, tables)
     before = None if gates.overlap is None and gates.score_drift is None else _before(context)
     change = None if before is None else compare_lists(lists, before)
     return [
         *list_checks(gates, measure_lists(lists, k, items), counts, items, change),
         *unknown_checks(gates, unseen),
     ]
+
+
+def _unseen(model: NIMCModel, tables: Tables) -> list[tuple[str, Mapping[str, Mapping[str, int]]]]:
+    """Values that training had not seen, by side and column, of every member of the model."""
+    frames = {SideName.USERS: tables.users, SideName.ITEMS: tables.items}
+    fitted = [member.trained.features for member in model.members.values()]
+    return [(s.value, own[s].unseen_counts(df)) for own in fitted for s, df in frames.items() if df is not None]
 
 
 def _before(context: Context) -> DataFrame | None:
