@@ -1,6 +1,7 @@
 """Item histories in the blocks and outside of them: ids and both sides' histories, rank 20, loss and gradient.
 
-    pass / kernel       kernel = the same evaluation in this process, items outside, lanes dealt to two threads
+    pass / kernel                   the same evaluation in this process, items outside, lanes dealt to two threads
+    (pass − kernel) / empty job     what counts where an empty job takes longer than the kernel
 
 MovieLens-1M is not fetched: NIMC_ML1M names its folder, without which the rows of synthetic ratings are all there is.
 """
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
+from benchmarks.passes import empty_job
 from benchmarks.problem import Setting, partitions, start, write
 from benchmarks.report import Round, Row, in_turns, row
 from nimc_spark.data.oracle import PassOracle
@@ -40,7 +42,8 @@ _TARGET = "≤ 3"
 _DTYPE = "float32"
 _SIDE = SideData(uses_id=True, history=HistoryData(("equal",)))
 _DATA = dict.fromkeys(SideName, _SIDE)
-_NAMES = {ItemsAt.BLOCKS: "in the blocks", ItemsAt.DRIVER: "on the driver", ItemsAt.JOBS: "in jobs"}
+_DRIVER = "on the driver"
+_NAMES = {ItemsAt.BLOCKS: "in the blocks", ItemsAt.DRIVER: _DRIVER, ItemsAt.JOBS: "in jobs"}
 
 
 def run(spark: SparkSession) -> list[Row]:
@@ -49,9 +52,9 @@ def run(spark: SparkSession) -> list[Row]:
     with TemporaryDirectory() as folder:
         if named := os.environ.get("NIMC_ML1M"):
             _write_ml_1m(Path(named), Path(folder) / "ml-1m")
-            rows += _measured("ml-1m", spark.read.parquet(f"{folder}/ml-1m"), 7)
+            rows += _measured("ml-1m", spark.read.parquet(f"{folder}/ml-1m"), rounds=7, calls=5)
         write(SYNTHETIC, Path(folder))
-        rows += _measured("1e7", spark.read.parquet(f"{folder}/ratings"), 3)
+        rows += _measured("1e7", spark.read.parquet(f"{folder}/ratings"), rounds=5, calls=1)
     return rows
 
 
@@ -62,20 +65,23 @@ def _write_ml_1m(source: Path, folder: Path) -> None:
     pq.write_table(pa.table({"user": user, "item": item, "rating": rating.astype(np.float64)}), folder / "0.parquet")
 
 
-def _measured(name: str, source: DataFrame, rounds: int) -> list[Row]:
+def _measured(name: str, source: DataFrame, rounds: int, calls: int) -> list[Row]:
     limits = GridLimits()
     with held(source) as ratings:
         profile = profile_ratings(ratings)
         times: dict[str, list[Round]] = {}
         for at in (ItemsAt.DRIVER, ItemsAt.JOBS, ItemsAt.BLOCKS):
             with _actions(at, ratings, profile, limits) as actions:
-                times |= in_turns(actions, rounds, calls=3, warm_up=3)
+                times |= in_turns(actions, rounds, calls, warm_up=3 * calls // 2)
     rows = []
     kernel = [k.clock for k in times["kernel"]]
     for at, label in _NAMES.items():
-        together = [p.clock / k for p, k in zip(times[label], kernel, strict=True)]
+        ratios = [p.clock / k for p, k in zip(times[label], kernel, strict=True)]
         target = _TARGET if at is ItemsAt.DRIVER else ""
-        rows.append(row(f"{name}: pass with items {label} / kernel on {_THREADS} threads", together, target=target))
+        rows.append(row(f"{name}: pass with items {label} / kernel on {_THREADS} threads", ratios, target=target))
+    together = zip(times[_DRIVER], times["kernel"], times["empty job"], strict=True)
+    over = [(p.clock - k.clock) / e.clock for p, k, e in together]
+    rows.append(row(f"{name}: (pass with items {_DRIVER} − kernel) / empty job", over))
     for label, found in times.items():
         rows.append(row(f"{name}: {label}, ms", [1e3 * r.clock for r in found], ".0f"))
     if all(r.processor for found in times.values() for r in found):
@@ -89,7 +95,7 @@ def _measured(name: str, source: DataFrame, rounds: int) -> list[Row]:
 def _actions(
     at: ItemsAt, ratings: DataFrame, profile: RatingsProfile, limits: GridLimits
 ) -> Iterator[dict[str, Callable[[], object]]]:
-    """A pass with the items there; on the driver also the kernel, so that both are timed in turns."""
+    """A pass with the items there; on the driver also the kernel and an empty job, so that all are timed in turns."""
     with (
         closing(build_blocks(ratings, profile, sides_in_blocks(at, _DATA), _DTYPE, limits)) as blocks,
         pass_oracle(at, ratings, profile, blocks, _DATA, _DTYPE, limits) as oracle,
@@ -97,9 +103,13 @@ def _actions(
         model = _model(blocks)
         parameters = start(model)
         oracles = {_NAMES[at]: oracle}
+        others: dict[str, Callable[[], object]] = {}
         if isinstance(oracle, OutsideItems) and at is ItemsAt.DRIVER:
             oracles["kernel"] = _kernel(blocks, oracle)
-        yield {name: partial(passes.run, LossGradient(), model, [parameters]) for name, passes in oracles.items()}
+            tasks = blocks.records.rdd.getNumPartitions()
+            others["empty job"] = empty_job(ratings.sparkSession.range(0, tasks, 1, tasks))
+        timed = {name: partial(passes.run, LossGradient(), model, [parameters]) for name, passes in oracles.items()}
+        yield others | timed
 
 
 def _model(blocks: BlockSet) -> Model:

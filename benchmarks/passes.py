@@ -47,7 +47,8 @@ def _timed(spark: SparkSession, name: str, setting: Setting) -> list[Row]:
     return [*_overhead(name, times, tasks), *_shares(name, times, tasks)]
 
 
-def _empty_job(df: DataFrame) -> Callable[[], object]:
+def empty_job(df: DataFrame) -> Callable[[], object]:
+    """A job that reads all of a DataFrame and returns nothing."""
     return lambda: df.mapInArrow(_drain, "nothing int").toArrow()
 
 
@@ -68,8 +69,8 @@ def _actions(spark: SparkSession, setting: Setting, block_set: BlockSet) -> dict
     encoded = [(result, encode_sums(result.sums)) for result in found]
     oracle = SparkOracle(spark, block_set)
     return {
-        "empty": _empty_job(spark.range(0, tasks, 1, tasks)),
-        "read": _empty_job(block_set.records),
+        "empty": empty_job(spark.range(0, tasks, 1, tasks)),
+        "read": empty_job(block_set.records),
         "pass": lambda: oracle.run(LossGradient(), model, [parameters]),
         "kernel": lambda: local.run(LossGradient(), model, [parameters]),
         "decode": lambda: [decode_record(**r) for r in rows],
