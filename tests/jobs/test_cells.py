@@ -29,6 +29,7 @@ FIGURES = {"loss", "passes", "stop_reason"}
 SCORE = {"k": 3, "model": "candidate"}
 
 
+@pytest.mark.soak
 def test_members_from_training_to_lists(
     night: Night, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

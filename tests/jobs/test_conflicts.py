@@ -80,6 +80,7 @@ def test_for_one_date_one_wins_and_the_other_says_so(place: Workplace, spark: Sp
     assert lists.groupBy("user_id").count().where(f"count > {K}").isEmpty()
 
 
+@pytest.mark.soak
 def test_for_two_dates_both_succeed(place: Workplace, spark: SparkSession) -> None:
     assert both(place, spark, MONDAY, TUESDAY) == [None, None]
     lists = Lake(spark, str(place.lake)).read("recommendations")

@@ -55,6 +55,7 @@ def test_lists_that_fail_gates_are_not_published(night: Night, spark: SparkSessi
     assert 0 < drift["value"] < drift["limit"]
 
 
+@pytest.mark.soak
 def test_a_model_is_promoted_refitted_and_put_back(night: Night, spark: SparkSession, tmp_path: Path) -> None:
     place = night.copied(tmp_path)
     lake = Lake(spark, str(place.lake))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 
 from jobs._config import load_config
@@ -13,6 +14,7 @@ from nimc_spark.io.tables import Lake
 from tests.jobs.conftest import Night
 
 
+@pytest.mark.soak
 def test_the_best_setting_is_written_and_trained(night: Night, spark: SparkSession, tmp_path: Path) -> None:
     place = night.copied(tmp_path)
     model = place.config["model"] | {"objective": "ranking", "positive_from": 4}
