@@ -18,7 +18,7 @@ DEFAULTS = {
     "rank": 20,
     "activation": "identity",
     "linear": True,
-    "baseline": ["global"],
+    "objective": "ratings",
     "solver": "auto",
     "starts": 1,
     "dtype": "float32",
@@ -31,6 +31,10 @@ class TestParams:
     def test_defaults_and_accessors(self) -> None:
         estimator = NIMC()
         assert {name: estimator.getOrDefault(name) for name in DEFAULTS} == DEFAULTS
+        # These follow the objective where they are unset.
+        assert (estimator.complement_weight, estimator.baseline_terms) == (0.0, ["global"])
+        ranking = NIMC(objective="ranking")
+        assert (ranking.complement_weight, ranking.baseline_terms) == (1.0, ["item"])
         assert estimator.setRank(7).setRegParam(0.5).setActivation("tanh") is estimator
         assert (estimator.getRank(), estimator.getRegParam(), estimator.getActivation()) == (7, 0.5, "tanh")
         for param in estimator.params:
