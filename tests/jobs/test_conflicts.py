@@ -68,6 +68,7 @@ def both(place: Workplace, spark: SparkSession, *dates: date) -> list[BaseExcept
         LOGGER.setLevel(level)
 
 
+@pytest.mark.soak
 def test_for_one_date_one_wins_and_the_other_says_so(place: Workplace, spark: SparkSession) -> None:
     ended = both(place, spark, MONDAY, MONDAY)
     assert ended.count(None) == 1

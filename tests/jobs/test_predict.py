@@ -84,6 +84,7 @@ def test_every_pair_gets_a_score(place: Workplace, spark: SparkSession) -> None:
     assert [row["rank"] for row in Lake(spark, str(place.lake)).read("predictions").orderBy("rank").collect()] == [1, 2]
 
 
+@pytest.mark.soak
 def test_who_rates_after_the_training_is_personal_without_another(place: Workplace, spark: SparkSession) -> None:
     """A model with histories: the request's ratings count, wrong ones are in quarantine, and score sees the lake's."""
     features = place.config["features"]

@@ -138,6 +138,7 @@ def test_a_context_with_broken_ratings_is_refused(spark: SparkSession, toy: Toy,
         model.copy().setContext(broken.drop("rating")).transform(toy.test)
 
 
+@pytest.mark.soak
 def test_where_the_items_are_evaluated_changes_rounding_only(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver and jobs of their own give the same bits."""
 

@@ -66,6 +66,7 @@ def test_it_goes_on_to_the_same_bits(toy: Toy, undisturbed: NIMCModel, tmp_path:
     assert bits(estimator(toy, tmp_path).fit(toy.train)) == bits(undisturbed)
 
 
+@pytest.mark.soak
 def test_another_problem_has_another_state(toy: Toy, tmp_path: Path) -> None:
     interrupt(estimator(toy, tmp_path), toy, 3)
     interrupt(estimator(toy, tmp_path, seed=1), toy, 3)
