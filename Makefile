@@ -18,7 +18,7 @@ demo: setup  ## MovieLens-100k from raw files to recommendations; SOURCE=DIR for
 	@$(BIN)/python -m scripts.demo $(if $(SOURCE),--source "$(SOURCE)")
 
 test: lint  ## every check but the soak
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 soak: setup  ## what takes minutes: faults, load, browser
 	$(BIN)/python -m pytest -m soak || [ $$? -eq 5 ]

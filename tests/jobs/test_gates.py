@@ -30,6 +30,7 @@ def refused(place: Workplace, main: object, *arguments: str) -> str:
     return message
 
 
+@pytest.mark.soak
 def test_lists_that_fail_gates_are_not_published(night: Night, spark: SparkSession, tmp_path: Path) -> None:
     place = night.copied(tmp_path)
     limits = ("sameness=0", "catalogue_coverage=1", "overlap=1", "score_drift=0", "short_lists=0")

@@ -23,6 +23,7 @@ def estimator(toy: Toy, setting: Mapping[str, Any]) -> NIMC:
     return NIMC(**{**SETTINGS, **features, **setting}).setUsers(toy.users).setItems(toy.items)
 
 
+@pytest.mark.soak
 def test_the_best_of_each_coordinate_is_kept(spark: SparkSession, toy: Toy) -> None:
     # Users 20 … 23 and item 4 are new in the validation ratings.
     held_out = "user >= 20 or item = 4"
