@@ -127,8 +127,8 @@ def _check_driver(params: NIMCParams, sides: Mapping[SideName, TrainingSide], pr
         data = sides[side].data
         wide[f"the ids of {side.value}"] = ids[side] if data.uses_id else 0
         wide[f"the histories of {side.value}"] = ids[side.other] * len(data.histories)
-    columns = sum(sides[side].data.columns(ids[side], ids[side.other]) for side in SideName)
-    parameters = columns * params.getOrDefault("starts") * (params.getOrDefault("rank") + 1)
+    own = _parameters(params, profile, {side: sides[side].data for side in SideName})
+    parameters = own * params.getOrDefault("starts")
     needed, there = _VECTORS * 8 * parameters, driver_memory()
     if needed > there:
         widest = sorted(((count, name) for name, count in wide.items() if count), reverse=True)[:2]
@@ -139,16 +139,22 @@ def _check_driver(params: NIMCParams, sides: Mapping[SideName, TrainingSide], pr
         )
 
 
+def _parameters(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData]) -> int:
+    """About how many parameters a start has; ids are counted approximately."""
+    ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
+    width = sum(data[side].columns(ids[side], ids[side.other]) for side in SideName)
+    columns: int = params.getOrDefault("rank") + int(params.getOrDefault("linear"))
+    return width * columns
+
+
 # Their matrices and blocks are made of the items' features beside the ratings.
 _MATRIX_SOLVERS = ("lm", "gncg")
 
 
 def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData], limits: GridLimits) -> _Plan:
     """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
-    ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
-    width = sum(data[side].columns(ids[side], ids[side.other]) for side in SideName)
     get = params.getOrDefault
-    name = chosen(get("solver"), width * (get("rank") + int(get("linear"))))
+    name = chosen(get("solver"), _parameters(params, profile, data))
     # The matrix of lm squares the rounding of its slopes.
     precise = name == "lm" and not params.isSet("dtype")
     whole = name in _MATRIX_SOLVERS or get("init") == "tensor"

@@ -225,7 +225,7 @@ class Validated:
         """RMSE on the validation ratings of each, in one pass; the fits have one shape."""
         if not fits:
             return []
-        statistic = Errors(*fits[0].rating_range)
+        statistic = Errors(*fits[0].rating_range) if fits[0].params.getOrDefault("clip") else Errors()
         points = [fit.parameters(outcome) for fit, outcome in zip(fits, outcomes, strict=True)]
         sums = (array_of(found, "errors") for found in self.validation.run(statistic, fits[0].model, points))
         return [math.sqrt(squares / weight) for weight, _, squares in sums]
@@ -259,12 +259,14 @@ def _everyone(side: TrainingSide, source: SideInput, ratings: DataFrame) -> Side
 
 
 def _data_of(nimc: NIMC) -> Any:
-    """What decides the blocks: the features, the baseline and the objective."""
+    """What decides the blocks: the features, the baseline, the objective, and what the plan of training is made of, for
+    the solver and the place of the items follow from the number of parameters."""
     names = ("userFeatures", "itemFeatures", "baseline", "objective", "positiveFrom", "itemShrinkage", "userShrinkage")
-    return json.dumps([nimc.optional(name) for name in (*names, "dtype", "solver")], sort_keys=True)
+    plan = ("complementWeight", "dtype", "solver", "init", "rank", "linear")
+    return json.dumps([nimc.optional(name) for name in (*names, *plan)], sort_keys=True)
 
 
 def _shape_of(nimc: NIMC) -> Any:
-    """What decides the model's shape and its solver, so that passes can be shared."""
-    names = ("rank", "linear", "maxIter", "tol", "complementWeight")
+    """What decides the model's shape and how it is solved beside the blocks, so that passes can be shared."""
+    names = ("maxIter", "tol", "clip")
     return (*(nimc.optional(name) for name in names), *(nimc.side_activation(side) for side in SideName))
