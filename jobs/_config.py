@@ -216,6 +216,7 @@ class Model(_Section):
     solver: Literal["auto", "lbfgs", "lm", "gncg", "gd", "adam"] | None = Field(
         None, description="auto, lbfgs, lm, gncg, gd or adam"
     )
+    step_size: float | None = Field(None, gt=0, description="a number above 0: length of a step of gd or adam")
     init: Literal["random", "tensor"] | None = Field(None, description="random or tensor: the first start")
     starts: int | None = Field(None, ge=1, le=100, description="an integer from 1 to 100")
     average_starts: bool | None = Field(

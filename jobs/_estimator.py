@@ -17,6 +17,7 @@ PARAM_OF_KEY = {
     "positive_from": "positiveFrom",
     "complement_weight": "complementWeight",
     "solver": "solver",
+    "step_size": "stepSize",
     "init": "init",
     "starts": "starts",
     "average_starts": "averageStarts",

@@ -35,11 +35,10 @@ def align(model: Model, found: Parameters, wanted: Parameters) -> Alignment:
     """The alignment of the factors (first k columns) of `found` with those of `wanted`; linear terms take no part."""
     k = model.rank
     sides = [Parameters(*(np.array(w[:, :k], dtype=np.float64) for w in p)) for p in (found, wanted)]
-    names = (model.users_activation, model.items_activation)
-    if all(_is_homogeneous(name) for name in names):
+    if scales_freely(model):
         sides = [balanced(p) for p in sides]
     mine, theirs = (np.vstack(p) for p in sides)
-    signs = (1.0, -1.0) if all(_is_odd(name) for name in names) else (1.0,)
+    signs = (1.0, -1.0) if all(_is_odd(name) for name in _activations(model)) else (1.0,)
     distances = np.array([((mine[:, :, None] - sign * theirs[:, None, :]) ** 2).sum(axis=0) for sign in signs])
     rows, columns = linear_sum_assignment(distances.min(axis=0))
     order = np.empty(k, dtype=np.int64)
@@ -57,6 +56,27 @@ def balanced(parameters: Parameters) -> Parameters:
     alive = (norms[0] > 0) & (norms[1] > 0)
     root = np.sqrt(np.where(alive, norms[1], 1.0) / np.where(alive, norms[0], 1.0))
     return Parameters(parameters.users * root, parameters.items / root)
+
+
+def scales_freely(model: Model) -> bool:
+    """Whether (s u_i, v_i / s) is the same unit as (u_i, v_i) for every s > 0."""
+    return all(_is_homogeneous(name) for name in _activations(model))
+
+
+def gauge(model: Model, parameters: Parameters) -> npt.NDArray[np.bool_]:
+    """(p,) True at the largest entry of each u_i where units scale freely, so that fixing these leaves no scaling.
+
+    A fixed entry keeps its sign: scalings are positive. Source: objective (4) of the NIMC paper, which fixes the first.
+    """
+    fixed = Parameters(*(np.zeros(w.shape) for w in parameters))
+    if scales_freely(model):
+        columns = np.arange(model.rank)
+        fixed.users[np.abs(parameters.users[:, : model.rank]).argmax(axis=0), columns] = 1.0
+    return model.ravel(fixed) > 0
+
+
+def _activations(model: Model) -> tuple[str, str]:
+    return model.users_activation, model.items_activation
 
 
 def _is_homogeneous(name: str) -> bool:

@@ -6,7 +6,9 @@
 All in the solver's variables z = θ / scale (`Objective.scale`), in which `gd` takes its step: the signs of eigenvalues
 are those in θ. Eigenvalues are those of ∇²f itself where the parameters are few, else found by Lanczos on products with
 it, each a pass over Ω, in float64. In θ the lower end is a crowd of nearly equal eigenvalues of ids with few ratings,
-where Lanczos does not settle. Source: section 3 of the NIMC paper; the constants of its proof are M_l and M_u.
+where Lanczos does not settle. ReLU units without a penalty scale freely, which is a direction of curvature 0 each: one
+entry of each is then held fixed (`gauge`), as in objective (4) of the NIMC paper.
+Source: section 3 of the NIMC paper; the constants of its proof are M_l and M_u.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pyspark.sql import DataFrame
 
 from nimc_spark.errors import DataError, UsageError
+from nimc_spark.kernels.alignment import gauge
 from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
+from nimc_spark.kernels.objective import Objective
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.sides import side_input
 from nimc_spark.ml.training import problem
@@ -35,10 +40,12 @@ _LANDSCAPE_POINTS = 41
 class Certificate:
     """f, ‖∇f‖₂, λ_min and λ_max of ∇²f over the free parameters in z, and losses along their eigenvectors.
 
-    `products` passes went into the eigenvalues; `converged` is False where their limit came first.
+    `fixed` of the `parameters` are not free, where units scale freely. `products` passes went into the
+    eigenvalues; `converged` is False where their limit came first.
     """
 
     parameters: int
+    fixed: int
     loss: float
     gradient_norm: float
     least: float
@@ -72,6 +79,7 @@ class Certificate:
         """The numbers, for a result line."""
         return {
             "parameters": self.parameters,
+            "fixed": self.fixed,
             "loss": self.loss,
             "gradient_norm": self.gradient_norm,
             "lambda_min": self.least,
@@ -102,9 +110,11 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
         z = oracle.to_scaled(_parameters(model, fit.model))
         at = oracle.evaluate([z])[0]
         dense, seed = MOST_DENSE if fit.problem.has_matrices else 0, model.getOrDefault("seed")
-        ends = extreme_eigenvalues(oracle, z, goal.mask, seed, tolerance=_ZERO, limit=limit, most_dense=dense)
+        fixed = _fixed(goal, z)
+        ends = extreme_eigenvalues(oracle, z, goal.mask & ~fixed, seed, tolerance=_ZERO, limit=limit, most_dense=dense)
         return Certificate(
             parameters=int(goal.mask.sum()),
+            fixed=int(fixed.sum()),
             loss=at.value,
             gradient_norm=float(np.linalg.norm(at.gradient)),
             least=ends.least,
@@ -113,6 +123,14 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
             converged=ends.converged,
             landscape=_landscape(oracle, z, ends, reach),
         )
+
+
+def _fixed(goal: Objective, z: Vector) -> npt.NDArray[np.bool_]:
+    """(p,) the gauge of a point where units scale freely: a penalty on factors tells one scaling from another."""
+    factors = [w[:, : goal.model.rank] for w in goal.model.unravel(goal.strength)]
+    if any(w.any() for w in factors):
+        return np.zeros(len(z), dtype=bool)
+    return gauge(goal.model, goal.model.unravel(z))
 
 
 def _parameters(model: NIMCModel, shape: Model) -> Vector:

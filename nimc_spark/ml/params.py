@@ -15,7 +15,7 @@ from nimc_spark.engine.blocks import GridLimits
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.activations import activation
 from nimc_spark.kernels.model import SideName
-from nimc_spark.solvers import SOLVER_NAMES
+from nimc_spark.solvers import SOLVER_NAMES, STEPPED
 
 INITS = ("random", "tensor")
 RATINGS, RANKING = "ratings", "ranking"
@@ -65,6 +65,7 @@ RULES: Mapping[str, _Rule] = {
     "userShrinkage": _NON_NEGATIVE,
     "complementWeight": _Rule("a number from 0 to 1, 0 for no complement", lambda v: 0 <= v <= 1),
     "solver": _Rule(", ".join(SOLVER_NAMES), lambda v: v in SOLVER_NAMES),
+    "stepSize": _Rule("a number > 0", lambda v: 0 < v < float("inf")),
     "starts": _Rule("an integer from 1 to 100", lambda v: 1 <= v <= 100),
     "maxIter": _POSITIVE_INT,
     "tol": _NON_NEGATIVE,
@@ -139,6 +140,12 @@ class NIMCParams(Params):
         TypeConverters.toFloat,
     )
     solver = _param("solver", f"one of {', '.join(SOLVER_NAMES)}", TypeConverters.toString)
+    stepSize = _param(
+        "stepSize",
+        "length of a step of gd (unset: 1, halved whenever the loss does not fall) or adam (unset: 0.03), in the units "
+        "in which diagnose prints the step 1/M_u",
+        TypeConverters.toFloat,
+    )
     starts = _param(
         "starts", "random starts, trained in the same passes; the smallest training loss is kept", TypeConverters.toInt
     )
@@ -234,6 +241,11 @@ class NIMCParams(Params):
             if not sound:
                 raise UsageError(f"{name} = {value!r} is not allowed; allowed: {rule.allowed}")
         self._check_columns()
+        step, solver = self.optional("stepSize"), self.getOrDefault("solver")
+        if step is not None and solver not in STEPPED:
+            raise UsageError(
+                f"stepSize = {step} cannot go with solver = {solver!r}: only {' and '.join(STEPPED)} take one"
+            )
 
     def _check_columns(self) -> None:
         """One column has one role."""

@@ -405,7 +405,8 @@ class Fit:
 
     @property
     def solver(self) -> Solver[Any]:
-        return solver(self.problem.plan.solver, Progress(self._get("tol"), _GRADIENT_TOLERANCE))
+        progress = Progress(self._get("tol"), _GRADIENT_TOLERANCE)
+        return solver(self.problem.plan.solver, progress, self.params.optional("stepSize"))
 
     @cached_property
     def starts(self) -> list[Vector]:
@@ -444,8 +445,10 @@ class Fit:
             outcomes = minimize(self.oracle, self.solver, self.starts, self._get("maxIter"), record, budget)
         reason = best_outcome(outcomes).reason
         if reason.failed:
+            step = self.params.optional("stepSize")
+            shorter = "" if step is None else f"lower stepSize (now {step}), "
             raise TrainingError(
-                f"training diverged: {reason.message}; check the ratings' scale, or lower initSpread "
+                f"training diverged: {reason.message}; {shorter}check the ratings' scale, or lower initSpread "
                 f"(now {self._get('initSpread')}) or raise regParam (now {self._get('regParam')})"
             )
         return outcomes

@@ -25,6 +25,11 @@ SOLVERS: Mapping[str, Callable[[Progress], Solver[Any]]] = {
     "adam": Adam,
 }
 SOLVER_NAMES = ("auto", *SOLVERS)
+# Those that can be told the length of their steps.
+STEPPED: Mapping[str, Callable[[Progress, float], Solver[Any]]] = {
+    "gd": lambda progress, size: Gd(progress, size, constant=True),
+    "adam": Adam,
+}
 # Up to this many parameters a pass with the whole Gauss-Newton matrix costs little more than one without (measured:
 # 1e6 ratings, p = 500), and lm takes a tenth of the passes.
 MOST_AUTO_LM = 500
@@ -49,6 +54,6 @@ def chosen(name: str, parameters: int) -> str:
     return name
 
 
-def solver(name: str, progress: Progress) -> Solver[Any]:
-    """The solver called `name`, one of `SOLVERS`."""
-    return SOLVERS[name](progress)
+def solver(name: str, progress: Progress, step_size: float | None = None) -> Solver[Any]:
+    """The solver called `name`, one of `SOLVERS`; with a `step_size`, in its variables, one of `STEPPED`."""
+    return SOLVERS[name](progress) if step_size is None else STEPPED[name](progress, step_size)

@@ -2,8 +2,8 @@
 
     (JᵀJ + Λ + μI) s = −∇f,  x₊ = x + s if f falls
 
-A trial point costs one pass, which brings f, ∇f and JᵀJ there at once; with `trials` > 1 a pass also tries larger
-dampings μν, μν·2ν, … in case the first fails. JᵀJ has p²/2 numbers, so this is for few parameters.
+A trial point costs one pass, which brings f, ∇f and JᵀJ there at once. JᵀJ has p²/2 numbers, so this is for few
+parameters.
 Source: Madsen, Nielsen and Tingleff, algorithm 3.16.
 """
 
@@ -24,9 +24,10 @@ from nimc_spark.solvers.stopping import StopReason
 
 
 class LmState(NamedTuple):
-    """`trials` are the points that a pass evaluates, each with the damping that led there."""
+    """`trial` is the point that a pass evaluates, and `damping` what led there."""
 
-    trials: tuple[tuple[Vector, Damping], ...]
+    trial: Vector
+    damping: Damping
     best: Iterate | None
     at_best: Evaluation | None
     stalls: int
@@ -34,7 +35,7 @@ class LmState(NamedTuple):
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        return tuple(At(x, Want.MATRIX) for x, _ in self.trials)
+        return (At(self.trial, Want.MATRIX),)
 
 
 @dataclass(frozen=True)
@@ -42,51 +43,40 @@ class Lm:
     """Levenberg-Marquardt; holds one p × p matrix a start."""
 
     progress: Progress
-    trials: int = 1
 
     def start(self, x: Vector) -> LmState:
-        return LmState(((x, Damping(0.0)),), None, None, 0, None)
+        return LmState(x, Damping(0.0), None, None, 0, None)
 
     def step(self, state: LmState, answers: Sequence[Answer]) -> LmState:
-        """The state after the trial points were evaluated."""
-        found = [evaluation_of(answer) for answer in answers]
-        if state.best is None or state.at_best is None:
-            return self._first(state, found[0])
-        for (x, damping), at_trial in zip(state.trials, found, strict=True):
-            if at_trial.finite() and at_trial.value < state.best.value:
-                return self._accept(state, state.best, Iterate(x, *at_trial[:2]), at_trial, damping)
-        x, damping = state.trials[-1]
-        if self.progress.hopeless(state.best, _foretold(state.best, x, damping)):
+        """The state after the trial point was evaluated."""
+        (at_trial,) = map(evaluation_of, answers)
+        after, damping = Iterate(state.trial, *at_trial[:2]), state.damping
+        before, at_best = state.best, state.at_best
+        if before is None or at_best is None:
+            return self._first(state, after, at_trial)
+        foretold = _foretold(before, after.x, damping)
+        if at_trial.finite() and after.value < before.value:
+            stalls, stopped = self.progress.judge(before, after, state.stalls)
+            state = state._replace(best=after, at_best=at_trial, stalls=stalls, stopped=stopped)
+            return _moved(state, after, at_trial, damping.held((before.value - after.value) / foretold))
+        if self.progress.hopeless(before, foretold):
             return state._replace(stopped=StopReason.STALLED)
         damping = damping.failed()
         if damping.exhausted:
             return state._replace(stopped=StopReason.LINE_SEARCH)
-        return state._replace(trials=self._trials(state.best, state.at_best, damping))
+        return _moved(state, before, at_best, damping)
 
-    def _first(self, state: LmState, at_start: Evaluation) -> LmState:
-        best = Iterate(state.trials[0][0], *at_start[:2])
+    def _first(self, state: LmState, start: Iterate, at_start: Evaluation) -> LmState:
         if not at_start.finite():
-            return state._replace(best=best, stopped=StopReason.NON_FINITE)
-        stopped = StopReason.GRADIENT if self.progress.flat(best) else None
-        damping = Damping.first(curvature(at_start).trace(), int((best.gradient != 0).sum()))
-        trials = self._trials(best, at_start, damping)
-        return state._replace(trials=trials, best=best, at_best=at_start, stopped=stopped)
+            return state._replace(best=start, stopped=StopReason.NON_FINITE)
+        stopped = StopReason.GRADIENT if self.progress.flat(start) else None
+        damping = Damping.first(curvature(at_start).trace(), int((start.gradient != 0).sum()))
+        return _moved(state._replace(best=start, at_best=at_start, stopped=stopped), start, at_start, damping)
 
-    def _accept(
-        self, state: LmState, before: Iterate, after: Iterate, at_trial: Evaluation, damping: Damping
-    ) -> LmState:
-        gain = (before.value - after.value) / _foretold(before, after.x, damping)
-        stalls, stopped = self.progress.judge(before, after, state.stalls)
-        trials = self._trials(after, at_trial, damping.held(gain))
-        return state._replace(trials=trials, best=after, at_best=at_trial, stalls=stalls, stopped=stopped)
 
-    def _trials(self, best: Iterate, at_best: Evaluation, damping: Damping) -> tuple[tuple[Vector, Damping], ...]:
-        trials = []
-        for _ in range(self.trials):
-            damping, s = damped_step(at_best, damping)
-            trials.append((best.x + s, damping))
-            damping = damping.failed()
-        return tuple(trials)
+def _moved(state: LmState, best: Iterate, at_best: Evaluation, damping: Damping) -> LmState:
+    damping, s = damped_step(at_best, damping)
+    return state._replace(trial=best.x + s, damping=damping)
 
 
 def _foretold(best: Iterate, x: Vector, damping: Damping) -> float:

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nimc_spark.kernels.activations import activation
+from nimc_spark.kernels.alignment import gauge
 from nimc_spark.kernels.gaussian import constants, expectation
+from nimc_spark.kernels.model import Model, Parameters
 from nimc_spark.reports.page import Cell, Page, Part, Table
 from nimc_spark.solvers.oracle import Want
 from nimc_spark.studies.study import Lab
@@ -55,16 +57,11 @@ def population_hessian(name: str, k: int) -> Matrix:
     return np.block([[same.reshape(n, n), upper], [upper.T, same.reshape(n, n)]])
 
 
-def gauged(full: Matrix, k: int) -> Matrix:
-    """The Hessian under objective (4), which fixes one coordinate of each column of U.
-
-    U* = I has zeros there, so the fixed coordinate is along (1, …, 1)/√k: Gaussian features do not know their axes.
-    """
-    turn = np.linalg.qr(np.column_stack([np.ones(k), np.eye(k)[:, 1:]]))[0]
-    free = np.kron(turn[:, 1:], np.eye(k))
-    basis = np.block([[free, np.zeros((k * k, k * k))], [np.zeros((k * k, free.shape[1])), np.eye(k * k)]])
-    turned: Matrix = basis.T @ full @ basis
-    return turned
+def gauged(full: Matrix, name: str, k: int) -> Matrix:
+    """The Hessian at U* = V* = I under objective (4), which fixes one entry of each unit that scales freely."""
+    model = Model(k, k, k, name, name, linear=False)
+    free = ~gauge(model, Parameters(np.eye(k), np.eye(k)))
+    return full[np.ix_(free, free)]
 
 
 def hessian(lab: Lab) -> Page:
@@ -84,14 +81,12 @@ def _population(largest: int) -> Table:
     for name in ("sigmoid", "tanh", "relu", "identity"):
         for k in range(2, largest + 1):
             full = population_hessian(name, k)
-            values, fixed = np.linalg.eigvalsh(full), np.linalg.eigvalsh(gauged(full, k))
+            values, fixed = np.linalg.eigvalsh(full), np.linalg.eigvalsh(gauged(full, name, k))
             zeros = [int((v < ZERO).sum()) for v in (values, fixed)]
             rho = constants(name).rho if name in ("sigmoid", "tanh") else None
             rows.append([name, k, float(values[0]), rho, zeros[0], float(fixed[0]), zeros[1]])
     columns = ["φ", "k", "λ_min", "ρ", "zero eigenvalues, objective (3)", "λ_min, objective (4)", "zeros, (4)"]
-    note = (
-        "Objective (4) fixes a coordinate of each column of U, and so ReLU's k scalings; of identity's k² it fixes k."
-    )
+    note = "Objective (4) fixes an entry of each column of U, and so ReLU's k scalings; of identity's k² it fixes k."
     return Table("population", columns, rows, note)
 
 
@@ -104,25 +99,27 @@ def _samples(lab: Lab) -> list[Part]:
         for kappa in (1.0, 2.0, 5.0)
         for t in range(trials)
     ]
-    found = np.array(lab.map(extremes_at_truth, settings)).reshape(-1, trials, 3)
+    found = np.array(lab.map(extremes_at_truth, settings)).reshape(-1, trials, 4)
     rows: list[list[Cell]] = [
         [s.activation, s.n, s.pairs, s.kappa, *(float(v) for v in np.median(values, axis=0))]
         for s, values in zip(settings[::trials], found, strict=True)
     ]
-    columns = ["φ", "n", "|Ω|", "κ", "λ_min, free of ReLU's scalings", "λ_max", "zero eigenvalues"]
+    columns = ["φ", "n", "|Ω|", "κ", "least above zero", "λ_max", "zeros, (3)", "zeros, (4)"]
     note = f"Medians of {trials} planted problems, k = 5, d = 10, at the truth, by the assembled Hessian of a pass."
     return [Table("samples", columns, rows, note)]
 
 
-def extremes_at_truth(setting: Setting) -> tuple[float, float, float]:
-    """The least eigenvalue above zero, the largest, and the number of zero ones, at the planted parameters."""
+def extremes_at_truth(setting: Setting) -> tuple[float, float, int, int]:
+    """The least eigenvalue above zero, the largest, and how many are zero under objectives (3) and (4)."""
     planted = Planted(setting)
     curvature = planted.oracle().evaluate([planted.truth], Want.HESSIAN)[0].curvature
     if curvature is None:
         raise TypeError("no matrix was given")
-    values = np.linalg.eigvalsh(curvature.matrix())
-    nonzero = values[np.abs(values) > ZERO * values[-1]]
-    return float(nonzero[0]), float(values[-1]), float(len(values) - len(nonzero))
+    full, free = curvature.matrix(), ~gauge(planted.model, planted.model.unravel(planted.truth))
+    values, fixed = np.linalg.eigvalsh(full), np.linalg.eigvalsh(full[np.ix_(free, free)])
+    edge = ZERO * values[-1]
+    zeros, left = (int((np.abs(v) <= edge).sum()) for v in (values, fixed))
+    return float(values[np.abs(values) > edge][0]), float(values[-1]), zeros, left
 
 
 INTRO = """Constants of Eq. (10), the Hessian's least eigenvalue at the truth in the population limit (orthogonal U*,

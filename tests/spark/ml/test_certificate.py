@@ -59,6 +59,15 @@ def test_a_certificate_has_the_eigenvalues_of_the_dense_hessian(spark: SparkSess
         certificate(model.copy().setUsers(wider(spark, data)), data.positives)
 
 
+def test_units_that_scale_freely_have_no_flat_direction_in_the_certificate(spark: SparkSession) -> None:
+    data = OneClass(spark)
+    settings = {"activation": "relu", "solver": "lm", "maxIter": 15}
+    models = [data.nimc(regParam=reg, **settings).fit(data.positives) for reg in (0.0, LAMBDA)]
+    free, held = (certificate(model, data.positives) for model in models)
+    assert (free.fixed, held.fixed) == (2, 0)
+    assert free.least > 1e-4 * free.largest
+
+
 def wider(spark: SparkSession, data: OneClass):  # type: ignore[no-untyped-def]
     from pyspark.ml.linalg import Vectors
 
@@ -67,7 +76,7 @@ def wider(spark: SparkSession, data: OneClass):  # type: ignore[no-untyped-def]
 
 
 def made(least: float, largest: float = 2.0, converged: bool = True) -> Certificate:
-    return Certificate(3, 1.0, 0.0, least, largest, 10, converged, {})
+    return Certificate(3, 0, 1.0, 0.0, least, largest, 10, converged, {})
 
 
 def test_verdicts() -> None:

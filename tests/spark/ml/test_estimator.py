@@ -239,6 +239,15 @@ def test_training_that_diverges_is_named(toy: Toy) -> None:
         NIMC(**BRIEF).fit(huge)
 
 
+def test_steps_that_are_too_long_are_named(toy: Toy) -> None:
+    losses = NIMC(**BRIEF, solver="gd", stepSize=0.5).fit(toy.train).summary.losses
+    assert losses[2] < losses[1] < losses[0]
+    with pytest.raises(TrainingError, match=r"the step is too large; lower stepSize \(now 1e\+40\), check"):
+        NIMC(**BRIEF, solver="gd", stepSize=1e40).fit(toy.train)
+    with pytest.raises(UsageError, match=r"stepSize = 0\.5 cannot go with solver = 'auto': only gd and adam take one"):
+        NIMC(stepSize=0.5).fit(toy.train)
+
+
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [

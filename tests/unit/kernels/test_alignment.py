@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nimc_spark.kernels.alignment import align, balanced
+from nimc_spark.kernels.alignment import align, balanced, gauge
 from nimc_spark.kernels.model import Model, Parameters
 
 ORDER = [2, 0, 3, 1]
@@ -80,3 +80,14 @@ def test_balancing_keeps_products_and_zeros(change: Callable[[np.ndarray], np.nd
     np.testing.assert_allclose(
         norms[0] * norms[1], np.linalg.norm(before.users, axis=0) * np.linalg.norm(before.items, axis=0), rtol=1e-14
     )
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "fixed"), [("relu", "identity", 4), ("relu", "tanh", 0), ("tanh", "tanh", 0)]
+)
+def test_a_gauge_fixes_the_largest_entry_of_each_unit_that_scales_freely(users: str, items: str, fixed: int) -> None:
+    shape, parameters = model(users, items), planted()
+    mask = shape.unravel(gauge(shape, parameters))
+    assert (mask.users.sum(), mask.items.sum()) == (fixed, 0)
+    if fixed:
+        assert np.abs(parameters.users)[mask.users].sum() == pytest.approx(np.abs(parameters.users).max(axis=0).sum())

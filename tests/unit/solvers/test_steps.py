@@ -13,7 +13,6 @@ from nimc_spark.solvers.adam import Adam
 from nimc_spark.solvers.curvature import BlockDiagonal
 from nimc_spark.solvers.gd import Gd
 from nimc_spark.solvers.lanczos import extreme_eigenvalues
-from nimc_spark.solvers.lm import Lm
 from nimc_spark.solvers.multistart import minimize
 from nimc_spark.solvers.oracle import Evaluation
 from nimc_spark.solvers.progress import Progress
@@ -186,17 +185,6 @@ def test_second_order_solvers_on_rosenbrock(name: str, passes: int) -> None:
     np.testing.assert_allclose(outcome.iterate.x, [1.0, 1.0], rtol=0, atol=1e-6)
     assert len(oracle.calls) <= passes
     assert np.diff(losses).max() <= 0
-
-
-def test_several_dampings_in_one_pass_save_the_passes_of_failed_trials() -> None:
-    calls = {}
-    for trials in (1, 3):
-        oracle = Counted(rosenbrock)
-        outcome = minimize(oracle, Lm(TIGHT, trials), [np.array([-1.2, 1.0])], 200)[0]
-        assert outcome.reason is StopReason.GRADIENT
-        calls[trials] = oracle.calls
-    assert len(calls[3]) < len(calls[1])
-    assert set(calls[3][1:]) == {3}
 
 
 def test_a_step_of_lm_that_is_not_finite_is_tried_shorter() -> None:

@@ -24,7 +24,7 @@ def test_the_least_eigenvalue_at_the_truth_is_rho(name: str, k: int, rho: float)
 def test_relu_has_k_flat_directions_under_objective_3_and_none_under_4(k: int) -> None:
     full = population_hessian("relu", k)
     assert int((np.linalg.eigvalsh(full) < ZERO).sum()) == k
-    assert np.linalg.eigvalsh(gauged(full, k))[0] > 0.01
+    assert np.linalg.eigvalsh(gauged(full, "relu", k))[0] > 0.01
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "relu"])
