@@ -21,6 +21,7 @@ from nimc_spark.kernels.model import Model, Parameters, SideName, forward
 from nimc_spark.kernels.objective import GroupPenalty, Layout, objective, random_start
 from nimc_spark.kernels.statistics import FeatureCounts
 from nimc_spark.ml import NIMC
+from nimc_spark.ml.params import IDS
 from nimc_spark.solvers import solver
 from nimc_spark.solvers.multistart import best_outcome, minimize
 from nimc_spark.solvers.oracle import ScaledOracle
@@ -91,7 +92,7 @@ def _fit(train: _Ratings, every: _Ratings, activation: str, strength: float) -> 
     passes, count = LocalOracle(records), len(train.rating)
     sums = passes.run(FeatureCounts(), model, [model.unravel(np.zeros(model.size))])[0]
     counts = {side: _dense(sums[side.value], model.width(side)) for side in SideName}
-    penalty = GroupPenalty(strength, default("linearRegParam"))
+    penalty = GroupPenalty(strength, IDS.linear)
     layouts = {side: Layout((("id", model.width(side)),)) for side in SideName}
     goal = objective(model, count, counts, layouts, {s: {"id": penalty} for s in SideName}, default("regPower"))
     scaled = ScaledOracle(passes.bind(goal), goal.scale)
@@ -138,7 +139,7 @@ def _below_item_mean(ratings: _Ratings, activation: str, seed: int) -> dict[str,
     sums = np.bincount(train.item, train.rating - mean, minlength=items)
     bias = sums / (np.bincount(train.item, minlength=items) + _SHRINKAGE)
     item_mean = float(np.sqrt(np.mean((mean + bias[test.item] - test.rating) ** 2)))
-    fitted = _fit(train, ratings, activation, NIMC().getOrDefault("regParam"))
+    fitted = _fit(train, ratings, activation, IDS.factors)
     weights = np.bincount(train.user, minlength=len(fitted.users)).astype(float)
     zero = np.concatenate([np.zeros(fitted.users.shape[1] - 2), [mean, 1.0]])
     defaults = {

@@ -25,7 +25,7 @@ from pydantic import (
 
 from jobs._config_errors import messages
 from jobs._yaml import Tree, merged, read_tree
-from nimc_spark.data.declarations import BY_ID_ALONE, Const, Id, parse_declarations
+from nimc_spark.data.declarations import BY_ID_ALONE, Const, Declaration, Id, parse_declarations
 from nimc_spark.engine.cells import CELLS, MAIN, Router
 from nimc_spark.errors import UsageError
 from nimc_spark.io.prepare import Columns, Duplicates
@@ -467,8 +467,11 @@ class Config(_Section):
 
     def groups(self, side: str) -> list[str]:
         """Names of the feature groups of a side, "users" or "items"."""
-        declared = getattr(self.features, side) or (Id(),)
-        return list(dict.fromkeys(d.group for d in declared))
+        return list(dict.fromkeys(d.group for d in self.side_features(side)))
+
+    def side_features(self, side: str) -> tuple[Declaration, ...]:
+        """The feature declarations of a side, ids where there are none."""
+        return getattr(self.features, side) or (Id(),)
 
     def declared(self, side: str) -> tuple[Any, ...]:
         """The feature declarations of a side, "users" or "items", in all members, each once."""

@@ -13,8 +13,7 @@ from jobs._estimator import estimator
 from jobs._yaml import Tree, apply_override
 from nimc_spark.data.declarations import History
 from nimc_spark.kernels.model import SideName
-from nimc_spark.kernels.objective import GroupPenalty
-from nimc_spark.ml.penalties import penalty_of
+from nimc_spark.ml.penalties import group_penalties
 
 Setting = Mapping[str, Any]
 Coordinates = Mapping[str, Callable[[Setting], Sequence[Any]]]
@@ -28,16 +27,10 @@ def base_tree(config: Config) -> Tree:
     """The config as a tree without its search, in which λ of every feature group is written out."""
     tree: Tree = {key: value for key, value in resolved(config).items() if key != "tune"}
     nimc = estimator(config)
-    default = GroupPenalty(nimc.getOrDefault("regParam"), nimc.getOrDefault("linearRegParam"))
-    reg: Tree = {"power": nimc.getOrDefault("regPower"), "linear": default.linear}
-    for side in SideName:
-        declared = nimc.getOrDefault("groupRegParam").get(side.value, {})
-        own = {}
-        for group in config.groups(side.value):
-            value = declared.get(group) if isinstance(declared, Mapping) else declared
-            found = penalty_of(value, default, f"{side.value}.{group}")
-            own[group] = {"factors": found.factors, "linear": found.linear}
-        reg[side.value] = own
+    penalties = group_penalties(nimc, {side: config.side_features(side.value) for side in SideName})
+    reg: Tree = {"power": nimc.getOrDefault("regPower")}
+    for side, groups in penalties.items():
+        reg[side.value] = {name: {"factors": own.factors, "linear": own.linear} for name, own in groups.items()}
     return {**tree, "model": {**tree.get("model", {}), "reg": reg}}
 
 

@@ -15,11 +15,14 @@ from nimc_spark.engine.blocks import GridLimits
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.activations import activation
 from nimc_spark.kernels.model import SideName
+from nimc_spark.kernels.objective import GroupPenalty
 from nimc_spark.solvers import SOLVER_NAMES, STEPPED
 
 INITS = ("random", "tensor")
 RATINGS, RANKING = "ratings", "ranking"
 DTYPES = ("float32", "float64")
+# λ where nothing is set, by what a group is made of (docs/adr/006-defaults.md).
+IDS, HISTORIES, ATTRIBUTES = GroupPenalty(1.25, 0.5), GroupPenalty(4.0, 1.0), GroupPenalty(8.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,18 @@ class NIMCParams(Params):
     )
     itemShrinkage = _param("itemShrinkage", "shrinkage of item biases, in ratings", TypeConverters.toFloat)
     userShrinkage = _param("userShrinkage", "shrinkage of user biases, in ratings", TypeConverters.toFloat)
-    regParam = _param("regParam", "λ of factor rows, in sum form", TypeConverters.toFloat)
-    linearRegParam = _param("linearRegParam", "λ of linear rows, in sum form", TypeConverters.toFloat)
+    regParam = _param(
+        "regParam",
+        f"λ of factor rows, in sum form; unset: {IDS.factors:g} of ids, {HISTORIES.factors:g} of histories, "
+        f"{ATTRIBUTES.factors:g} of other features",
+        TypeConverters.toFloat,
+    )
+    linearRegParam = _param(
+        "linearRegParam",
+        f"λ of linear rows, in sum form; unset: {IDS.linear:g} of ids, {HISTORIES.linear:g} of histories, "
+        f"{ATTRIBUTES.linear:g} of other features",
+        TypeConverters.toFloat,
+    )
     groupRegParam = _param(
         "groupRegParam",
         "λ by side and feature group, over regParam and linearRegParam: {'users': {'id': {'factors': 1, 'linear': 2}}}",
@@ -200,8 +213,6 @@ class NIMCParams(Params):
             linear=True,
             itemShrinkage=Shrinkage.item,
             userShrinkage=Shrinkage.user,
-            regParam=1.25,
-            linearRegParam=0.5,
             groupRegParam={},
             regPower=0.5,
             solver="auto",

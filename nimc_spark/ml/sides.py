@@ -71,6 +71,7 @@ class TrainingSide:
 
     features: FittedFeatures
     data: SideData
+    declarations: tuple[Declaration, ...]
     rating_svd: RatingSvd | None = None
     histories: tuple[History, ...] = ()
 
@@ -160,11 +161,12 @@ def training_side(source: SideInput, ids: DataFrame, baseline: Baseline) -> Trai
     uses_id = any(isinstance(d, Id) for d in source.declarations)
     if not source.declared or source.table is None:
         fitted = FittedFeatures(source.column, (), ())
-        return TrainingSide(fitted, SideData(None, 0, uses_id, offsets, constant))
+        return TrainingSide(fitted, SideData(None, 0, uses_id, offsets, constant), source.declarations)
     table = with_id_type(source, id_type(ids, "id"), ids)
     trained = table.join(ids.withColumnRenamed("id", _RATED), quoted(source.column) == F.col(_RATED), "semi")
     fitted = fit_features(trained, source.column, source.of_table)
-    return TrainingSide(fitted, SideData(fitted.encode(trained), fitted.width, uses_id, offsets, constant))
+    data = SideData(fitted.encode(trained), fitted.width, uses_id, offsets, constant)
+    return TrainingSide(fitted, data, source.declarations)
 
 
 def with_id_type(source: SideInput, target: DataType, rated: DataFrame | None = None) -> DataFrame:

@@ -32,7 +32,7 @@ from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.curvature import array_of
 from nimc_spark.kernels.features import Rows, dense_rows
 from nimc_spark.kernels.model import Model, Parameters, SideName, Vector, mean_model
-from nimc_spark.kernels.objective import GroupPenalty, Layout, Objective, objective, random_start
+from nimc_spark.kernels.objective import Layout, Objective, objective, random_start
 from nimc_spark.kernels.statistics import FLAT, Averages, FeatureCounts, Sums
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.penalties import group_penalties
@@ -385,9 +385,8 @@ class Fit:
     @cached_property
     def objective(self) -> Objective:
         """What is minimized."""
-        default = GroupPenalty(self._get("regParam"), self._get("linearRegParam"))
         problem = self.problem
-        penalties = group_penalties(self._get("groupRegParam"), default, problem.layouts)
+        penalties = group_penalties(self.params, {side: problem.sides[side].declarations for side in SideName})
         return objective(
             self.model,
             problem.profile.count,
@@ -449,7 +448,7 @@ class Fit:
             shorter = "" if step is None else f"lower stepSize (now {step}), "
             raise TrainingError(
                 f"training diverged: {reason.message}; {shorter}check the ratings' scale, or lower initSpread "
-                f"(now {self._get('initSpread')}) or raise regParam (now {self._get('regParam')})"
+                f"(now {self._get('initSpread')}) or raise regParam"
             )
         return outcomes
 

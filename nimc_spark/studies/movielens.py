@@ -15,7 +15,8 @@ from nimc_spark.engine.splits import Split, split
 from nimc_spark.ml import NIMC
 from nimc_spark.ml.evaluation import evaluate_model
 from nimc_spark.reports.page import Cell, Page, Part, Table
-from nimc_spark.studies.movielens_tables import AGE_BANDS, Tables, als, factorization_machine, movielens_tables
+from nimc_spark.studies.movielens_tables import AGE_BANDS, Tables, movielens_tables
+from nimc_spark.studies.peers import als, factorization_machine
 from nimc_spark.studies.study import Lab
 
 Declarations: TypeAlias = Sequence[Mapping[str, Any]]

@@ -1,4 +1,4 @@
-"""MovieLens as tables, and what else Spark has to rate with, for the studies that measure on it."""
+"""MovieLens as tables, for the studies that measure on it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.ml import Pipeline
-from pyspark.ml.feature import CountVectorizer, OneHotEncoder, StringIndexer, VectorAssembler
-from pyspark.ml.recommendation import ALS
-from pyspark.ml.regression import FMRegressor
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -49,33 +44,10 @@ def movielens_tables(lab: Lab, name: str) -> Iterator[Tables]:
             frame.unpersist()
 
 
-def factorization_machine(tables: Tables, training: DataFrame, held_out: DataFrame, passes: int) -> float:
-    """RMSE of Spark's factorization machine on one-hot attributes of both sides and one-hot movies."""
-    band = F.concat(*(F.when(F.col("age") >= edge, "1").otherwise("0") for edge in AGE_BANDS))
-    users = tables.users.withColumn("band", band)
-    items = tables.items.withColumn("genre_list", F.split(F.coalesce("genres", F.lit("")), r"\|"))
-    labels = ["occupation", "gender", "band", "item"]
-    indexed, encoded = ([f"{label}_{kind}" for label in labels] for kind in ("index", "hot"))
-    stages: list[Any] = [
-        StringIndexer(inputCols=labels, outputCols=indexed, handleInvalid="keep"),
-        OneHotEncoder(inputCols=indexed, outputCols=encoded, handleInvalid="keep"),
-        CountVectorizer(inputCol="genre_list", outputCol="genre_hot", binary=True),
-        VectorAssembler(inputCols=[*encoded, "genre_hot"], outputCol="features"),
-        FMRegressor(labelCol="rating", factorSize=8, maxIter=passes, stepSize=0.1, regParam=1e-4, seed=1),
-    ]
-    rows, fresh = (part.join(users, "user").join(items, "item") for part in (training, held_out))
-    scored = Pipeline(stages=stages).fit(rows).transform(fresh)
-    return rmse(scored)
-
-
-def als(
-    training: DataFrame, held_out: DataFrame, rank: int = 10, reg_param: float = 0.1, iterations: int = 5
-) -> float | None:
-    """RMSE of Spark's ALS on the rows that it scores; None where it scores none, as of users without ratings."""
-    estimator = ALS(userCol="user", itemCol="item", seed=1, rank=rank, regParam=reg_param, maxIter=iterations)
-    scored = estimator.fit(training).transform(held_out)
-    known = scored.where(~F.isnan("prediction"))
-    return None if known.isEmpty() else rmse(known)
+def collected(frame: DataFrame) -> pd.DataFrame:
+    """The rows on the driver."""
+    rows: pd.DataFrame = frame.toPandas()
+    return rows
 
 
 def rmse(scored: DataFrame) -> float:

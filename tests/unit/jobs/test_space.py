@@ -27,9 +27,9 @@ def config(**sections: Any) -> Config:
 def test_the_base_writes_every_penalty_out() -> None:
     reg = base_tree(config())["model"]["reg"]
     assert reg["users"] == {
-        "attributes": {"factors": 1.25, "linear": 0.25},
+        "attributes": {"factors": 8.0, "linear": 0.25},
         "id": {"factors": 3.0, "linear": 0.25},
-        "history": {"factors": 1.25, "linear": 7.0},
+        "history": {"factors": 4.0, "linear": 7.0},
     }
     assert reg["items"] == {"id": {"factors": 1.25, "linear": 0.25}}
 
