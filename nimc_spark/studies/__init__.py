@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nimc_spark.studies.accuracy import accuracy
+from nimc_spark.studies.accuracy import accuracy, accuracy_large
 from nimc_spark.studies.convergence import convergence
 from nimc_spark.studies.genes import genes
 from nimc_spark.studies.hessian import hessian
@@ -24,4 +24,5 @@ STUDIES: Mapping[str, Study] = {
     "movielens": movielens,
     "genes": genes,
     "accuracy": accuracy,
+    "accuracy-1m": accuracy_large,
 }

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -128,6 +128,7 @@ NEW_USERS_TUNED = Composition(
 _U1_TEST = 20_000
 _ALS_GRID = tuple(product((10, 30, 50), (0.05, 0.08, 0.1, 0.15, 0.2)))
 _K = 10
+_SEARCH_PASSES = 60
 _VALIDATION = {"random": 0.1, "user": 0.2, "item": 0.2}
 
 
@@ -153,7 +154,6 @@ class Row:
     """
 
     name: str
-    data: str
     splits: int
     cases: Callable[[DataFrame, int], Case]
     judge: Callable[[Case, Tables, int], Judge]
@@ -165,25 +165,25 @@ class Row:
 
 
 def accuracy(lab: Lab) -> Page:
-    """The table of margins, and the peers on the warm rows; quick runs have one split of the small data set, and search
-    no λ."""
-    found: list[list[Cell]] = []
-    peers: list[list[Cell]] = []
-    rankers: list[list[Cell]] = []
-    for data in ("ml-100k",) if lab.quick else ("ml-100k", "ml-1m"):
-        with movielens_tables(lab, data) as plain:
-            tables = _with_columns(plain)
-            for row in (r for r in ROWS if r.data == data):
-                found += _lines(row, tables, lab)
-            if data == "ml-100k" and not lab.quick:
-                peers += _peers(tables, lab)
-                rankers += _rankers(tables, lab) if installed("lightfm") else []
-    columns = ["what", "model", "splits", "baseline", "model's", "margin", "low", "high", "training, s", "asked"]
-    parts: list[Part] = [INTRO, Table("margins", columns, found, MARGINS)]
-    parts += [Table("peers", ["method", "RMSE on u1.test", "setting"], peers, PEERS)] if peers else []
-    columns = ["method", "popularity's NDCG@10", "its own", "margin", "low", "high", "settings"]
-    parts += [Table("rankers", columns, rankers, RANKERS)] if rankers else []
+    """Margins on ml-100k, activations, and peers; quick runs have one split, and search no λ."""
+    with movielens_tables(lab, "ml-100k") as plain:
+        tables = _with_columns(plain)
+        margins, activations = _tables(SMALL, ACTIVATIONS if not lab.quick else ACTIVATIONS[:1], tables, lab)
+        parts: list[Part] = [INTRO, margins]
+        if not lab.quick:
+            peers = Table("peers", ["method", "RMSE on u1.test", "setting"], list(_peers(tables, lab)), PEERS)
+            parts += [NONLINEAR, activations, peers]
+        if installed("lightfm") and not lab.quick:
+            columns = ["method", "popularity's NDCG@10", "its own", "margin", "low", "high", "settings"]
+            parts.append(Table("rankers", columns, list(_rankers(tables, lab)), RANKERS))
     return Page("accuracy", "Accuracy of the composed model", parts)
+
+
+def accuracy_large(lab: Lab) -> Page:
+    """Margins on ml-1m; quick runs have one split."""
+    with movielens_tables(lab, "ml-1m") as plain:
+        margins, _ = _tables(LARGE, ACTIVATIONS[:1], _with_columns(plain), lab)
+    return Page("accuracy-1m", "Accuracy of the composed model on ml-1m", [INTRO_LARGE, margins])
 
 
 def _with_columns(tables: Tables) -> Tables:
@@ -270,56 +270,93 @@ def _bounded_rmse(rows: DataFrame) -> float:
 
 _FACTORS, _BOTH = ("factors",), ("factors", "linear")
 _COLD, _COLD_ITEMS, _WARM = _ratings("global", "item"), _ratings("global", "user"), _ratings(*TERMS)
-ROWS = (
-    Row("u1", "ml-100k", 1, _u1, _WARM, KNOWN, WARM_TUNED, "RMSE ≤ 0.882, aim 0.875", "random", _FACTORS),
+SMALL = (
+    Row("u1", 1, _u1, _WARM, KNOWN, WARM_TUNED, "RMSE ≤ 0.882, aim 0.875", "random", _FACTORS),
     Row(
-        *("20 % new users", "ml-100k", 3, _cut("user", 0.2), _COLD, NEW_USERS, NEW_USERS),
+        *("20 % new users", 3, _cut("user", 0.2), _COLD, NEW_USERS, NEW_USERS),
         *("≥ 0.005, aim 0.009", "user", _BOTH),
     ),
     Row(
-        *("20 % new items", "ml-100k", 3, _cut("item", 0.2), _COLD_ITEMS, NEW_ITEMS, NEW_ITEMS),
+        *("20 % new items", 3, _cut("item", 0.2), _COLD_ITEMS, NEW_ITEMS, NEW_ITEMS),
         *("≥ 0.044, aim 0.052", "item", _BOTH),
     ),
     Row(
-        *("20 % new users, NDCG@10", "ml-100k", 3, _cut("user", 0.2), _lists, RANKING, RANKING),
+        *("20 % new users, NDCG@10", 3, _cut("user", 0.2), _lists, RANKING, RANKING),
         *("≥ 0.010, aim 0.025", "user", _BOTH),
     ),
-    Row("users known by context", "ml-100k", 3, _users_out, _later, KNOWN, KNOWN_TUNED, "≥ 0.040, aim 0.055"),
-    Row("the others, same model", "ml-100k", 3, _users_out, _beside_warm, KNOWN, KNOWN_TUNED, "≥ −0.004, aim −0.001"),
-    Row("random 90/10", "ml-1m", 2, _cut("random", 0.1), _WARM, KNOWN, WARM_TUNED, "≥ 0.083, aim 0.091"),
-    Row("20 % new users", "ml-1m", 2, _cut("user", 0.2), _COLD, NEW_USERS, NEW_USERS_TUNED, "≥ 0.0075, aim 0.012"),
+    Row("users known by context", 3, _users_out, _later, KNOWN, KNOWN_TUNED, "≥ 0.040, aim 0.055"),
+    Row("the others, same model", 3, _users_out, _beside_warm, KNOWN, KNOWN_TUNED, "≥ −0.004, aim −0.001"),
+)
+LARGE = (
+    Row("random 90/10", 2, _cut("random", 0.1), _WARM, KNOWN, WARM_TUNED, "≥ 0.083, aim 0.091"),
+    Row("20 % new users", 2, _cut("user", 0.2), _COLD, NEW_USERS, NEW_USERS_TUNED, "≥ 0.0075, aim 0.012"),
 )
 ACTIVATIONS = ("identity", "tanh", "relu")
-DEFAULTS = "λ unset"
+UNSET, SEARCHED = "λ unset", "λ searched"
 
 
-def _lines(row: Row, tables: Tables, lab: Lab) -> Iterator[list[Cell]]:
-    """A line with λ unset, and one an activation with λ searched; the larger data set has the identity alone."""
-    activations = ACTIVATIONS if row.data == "ml-100k" and not lab.quick else ACTIVATIONS[:1]
-    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in (DEFAULTS, *activations)}
-    for seed in (lab.seed + n for n in range(1 if lab.quick else row.splits)):
-        with _kept(row.cases(tables.ratings, seed)) as case:
-            judge = row.judge(case, tables, seed)
-            for name, of_name in figures.items():
-                nimc = row.defaults.nimc(tables) if name == DEFAULTS else _tuned(row, name, case, tables, seed, lab)
-                model = nimc.setParams(seed=seed).fit(case.training)
-                of_name.append((*judge(model), model.summary.seconds))
-                _LOG.info("%s, %s, seed %d: %s", row.name, name, seed, of_name[-1])
-    for name, found in figures.items():
-        yield _line(f"{row.data}, {row.name}", name, found, row.asked if name == ACTIVATIONS[0] else "")
+class Figures(NamedTuple):
+    """The baseline's figure and the model's, which fall with accuracy, and the seconds of training."""
+
+    base: float
+    own: float
+    seconds: float
+
+    @property
+    def margin(self) -> float:
+        return self.base - self.own
+
+
+def _tables(rows: Sequence[Row], activations: Sequence[str], tables: Tables, lab: Lab) -> tuple[Table, Table]:
+    """The margins of each row, and those of the activations on its first split."""
+    lines: list[list[Cell]] = []
+    beside: list[list[Cell]] = []
+    for row in rows:
+        first: dict[str, float] = {}
+        found: dict[str, list[Figures]] = {UNSET: [], SEARCHED: []}
+        for seed in (lab.seed + n for n in range(1 if lab.quick else row.splits)):
+            with _kept(row.cases(tables.ratings, seed)) as case:
+                judge = row.judge(case, tables, seed)
+                found[UNSET].append(_figures(row.defaults.nimc(tables, seed=seed), case, judge, f"{row.name}, unset"))
+                for name in activations if not first else activations[:1]:
+                    nimc = _tuned(row, name, case, tables, seed, lab)
+                    figures = _figures(nimc, case, judge, f"{row.name}, {name}, seed {seed}")
+                    first.setdefault(name, figures.margin)
+                    if name == activations[0]:
+                        found[SEARCHED].append(figures)
+        lines += [_line(row, label, figures) for label, figures in found.items()]
+        beside.append([row.name, *first.values()])
+    columns = ["what", "model", "splits", "baseline", "model's", "margin", "low", "high", "training, s", "asked"]
+    margins = Table("margins", columns, lines, MARGINS)
+    return margins, Table("activations", ["margin, first split", *activations], beside)
+
+
+def _figures(nimc: NIMC, case: Case, judge: Judge, what: str) -> Figures:
+    model = nimc.fit(case.training)
+    figures = Figures(*judge(model), model.summary.seconds)
+    _LOG.info("%s: %s", what, figures)
+    return figures
+
+
+def _line(row: Row, label: str, found: Sequence[Figures]) -> list[Cell]:
+    margins = [figures.margin for figures in found]
+    base, own, seconds = (float(np.mean(column)) for column in zip(*found, strict=True))
+    spread = [float(np.mean(margins)), min(margins), max(margins)]
+    asked = row.asked if label == SEARCHED else ""
+    return [row.name, label, len(found), abs(base), abs(own), *spread, round(seconds, 1), asked]
 
 
 def _tuned(row: Row, activation: str, case: Case, tables: Tables, seed: int, lab: Lab) -> NIMC:
     """The row's composition with λ that a coordinate search on a part of the training ratings found best."""
     start = replace(row.tuned, settings={**row.tuned.settings, "activation": activation})
     if lab.quick or not row.searched:
-        return start.nimc(tables)
+        return start.nimc(tables, seed=seed)
     penalties = start.penalties(tables)
 
     def key(side: SideName, group: str, part: str) -> str:
         return f"{side.value}.{group}.{part}"
 
-    def make(multiples: Mapping[str, Any]) -> NIMC:
+    def make(multiples: Mapping[str, Any], **params: Any) -> NIMC:
         reg = {
             side.value: {
                 group: {part: multiples.get(key(side, group, part), 1.0) * getattr(own, part) for part in _BOTH}
@@ -327,26 +364,21 @@ def _tuned(row: Row, activation: str, case: Case, tables: Tables, seed: int, lab
             }
             for side, groups in penalties.items()
         }
-        return replace(start, reg=reg).nimc(tables, seed=seed)
+        return replace(start, reg=reg).nimc(tables, seed=seed, **params)
+
+    def brief(multiples: Mapping[str, Any]) -> NIMC:
+        return make(multiples, maxIter=_SEARCH_PASSES)
 
     names = [key(s, group, part) for s in penalties for group in penalties[s] for part in row.searched]
     coordinates = {name: partial(_multiples, name) for name in names if ".const." not in name}
     spec = Split(row.validation, _VALIDATION[row.validation], seed + _OTHER_SEED)
     fitted, validation = split(case.training, spec, "user", "item")
     with _kept(Case(fitted, validation, fitted)) as part:
-        return make(search(make, coordinates, part.training, part.held_out, Budget(rounds=1), _K).best)
+        return make(search(brief, coordinates, part.training, part.held_out, Budget(rounds=1), _K).best)
 
 
 def _multiples(name: str, setting: Mapping[str, Any]) -> list[float]:
     return [setting.get(name, 1.0) * times for times in (0.25, 4.0)]
-
-
-def _line(what: str, model: str, found: Sequence[tuple[float, float, float]], asked: str) -> list[Cell]:
-    """One line of the table, of (baseline's, model's, seconds) a split; figures of lists are signed to fall."""
-    margins = [base - own for base, own, _ in found]
-    base, own, seconds = (float(np.mean(column)) for column in zip(*found, strict=True))
-    spread = [float(np.mean(margins)), min(margins), max(margins)]
-    return [what, model, len(found), abs(base), abs(own), *spread, round(seconds, 1), asked]
 
 
 @contextmanager
@@ -411,20 +443,25 @@ def _rankers(tables: Tables, lab: Lab) -> Iterator[list[Cell]]:
     yield ["LightFM", *means, float(np.mean(margins)), min(margins), max(margins), "; ".join(settings)]
 
 
-INTRO = """RMSE and NDCG of the composed model on MovieLens, each beside a baseline on the same rows.
+INTRO = """RMSE and NDCG of the composed model on MovieLens-100k, each beside a baseline on the same rows.
 
 The lines "λ unset" are one config an objective: for ratings, models of users known by ratings, of new users and of new
 items as members of one (`members` and `router` in the config), with the defaults of the estimator in all else.
 
-For the lines named by an activation λ was searched, for each of them alike. For u1, new users, new items and rankings:
-by one round of coordinates, a quarter and four times, on a part of the training ratings of the very split; of u1 from λ
-that an earlier, longer search on a part of u1.base had found with the identity, of the others from λ unset. For users
-known by context: by that earlier search, with the identity. For ml-1m: nothing was searched there, λ is that of
-ml-100k."""
+In the lines "λ searched" λ comes from one round of coordinates, each tried at a quarter and four times of what it was,
+by the error on a part of the training ratings of the very split: for u1 λ of factors, from what an earlier and longer
+search on a part of u1.base had found; for new users, new items and rankings λ of factors and linear rows, from λ unset.
+For users known by context λ is that of the earlier search."""
+INTRO_LARGE = """RMSE of the composed model on MovieLens-1M, each beside a baseline on the same rows. Nothing was
+searched on these data: λ is unset, or as searched on MovieLens-100k."""
+NONLINEAR = """## Does the nonlinearity earn its place?
+
+Each activation on both sides with a search of its own, the same for all, on the first split of each row; for users
+known by context and the others with the identity's λ."""
 MARGINS = """RMSE, or NDCG@10 against popularity by ratings ≥ 4; margin: how much better than the baseline, low and high
 over the splits. The baselines: global, item and user mean for u1 and random rows, item mean for new users, user mean
 for new items, item mean and folded-in bias of the user for users known by context, and for the others the model of u1
-with its earlier λ."""
+with its earlier λ. Times are those of a shared machine with two cores."""
 PEERS = """On u1, of each the best of a grid on a validation part. Spark's ALS, 10 iterations, on the rows that it
 scores: a few of the users and items have no training rating. cmfrec with attributes of both sides."""
 RANKERS = """New users of ml-100k, three splits, popularity by ratings ≥ 4. LightFM (WARP) with attributes of both sides
