@@ -32,7 +32,7 @@ from nimc_spark.kernels.ratings import RatingBlock
 
 RECORD_SCHEMA = "lane int, kind int, item_part int, chunk int, payload binary"
 # Above this share of nonzeros a dense matrix product beats the sparse one.
-_DENSE_SHARE = 0.25
+DENSE_SHARE = 0.25
 # Of one entry: its index and its number, float64 at most.
 _HISTORY_BYTES = 12
 
@@ -135,6 +135,24 @@ class Columns:
     ratings: DataFrame
 
 
+class Grid(NamedTuple):
+    """The most parts that users (lanes) and items are cut into; ids placed by hash may leave one empty."""
+
+    user_parts: int
+    item_parts: int
+
+
+def grid(profile: RatingsProfile, data: Mapping[SideName, SideData], dtype: str, limits: GridLimits) -> Grid:
+    """It follows from the data's sizes and the limits alone."""
+    ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
+    parts = {}
+    for side, own in data.items():
+        rows = limits.rows(own.declared_width, dtype)
+        parts[side] = max(ceil(ids[side] / rows), _history_parts(profile, own, limits))
+    lanes = ceil(profile.count / limits.ratings_per_lane)
+    return Grid(max(lanes, parts[SideName.USERS]), parts[SideName.ITEMS])
+
+
 def build_blocks(
     ratings: DataFrame,
     profile: RatingsProfile,
@@ -148,12 +166,8 @@ def build_blocks(
     They are in columns of their own, as training wants it, or in `columns` of an earlier set, as validation does: there
     an id that is none of its ids has zeros.
     """
-    lanes = ceil(profile.count / limits.ratings_per_lane)
+    user_parts, item_parts = grid(profile, data, dtype, limits)
     with ExitStack() as kept:
-        rows = {side: limits.rows(data[side].declared_width, dtype) for side in SideName}
-        listed = {side: _history_parts(profile, data[side], limits) for side in SideName}
-        user_parts = max(lanes, ceil(profile.users / rows[SideName.USERS]), listed[SideName.USERS])
-        item_parts = max(ceil(profile.items / rows[SideName.ITEMS]), listed[SideName.ITEMS])
         users = kept.enter_context(_indexed(_ids(ratings, "user", data[SideName.USERS]), user_parts))
         items = kept.enter_context(_indexed(_ids(ratings, "item", data[SideName.ITEMS]), item_parts))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
@@ -306,7 +320,7 @@ def lane_record(number: int, part: Part) -> pa.Table:
 
 def declared_group(csr: Csr, width: int, dtype: str) -> Group:
     """The declared features of a part's rows: dense where many entries are nonzero, else over touched columns."""
-    if len(csr.data) > _DENSE_SHARE * csr.rows * width:
+    if len(csr.data) > DENSE_SHARE * csr.rows * width:
         values = np.zeros((csr.rows, width), dtype)
         values[np.repeat(np.arange(csr.rows), np.diff(csr.indptr)), csr.indices] = csr.data
         return DenseGroup(0, values)

@@ -80,7 +80,23 @@ def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Side
 @contextmanager
 def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Fit]:
     """The training problem of Params and data, its blocks built and kept by Spark until the end."""
-    with ExitStack() as kept, held(targets(params, canonical_ratings(params, dataset))) as ratings:
+    with ExitStack() as kept, prepared(params, dataset, inputs) as ready:
+        ratings, profile, plan, limits = ready.ratings, ready.profile, ready.plan, ready.limits
+        _LOG.info("the items' features are evaluated %s", plan.items.value)
+        blocks = build_blocks(ratings, profile, ready.in_blocks, plan.dtype, limits)
+        kept.callback(blocks.close)
+        passes = pass_oracle(plan.items, ratings, profile, blocks, ready.data, plan.dtype, limits)
+        oracle = kept.enter_context(passes)
+        # Nothing failed: what Spark keeps of the blocks lives as long as the problem.
+        kept = kept.pop_all()
+    with kept:
+        yield Fit(params, Problem(profile, ready.sides, blocks, oracle, plan))
+
+
+@contextmanager
+def prepared(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Prepared]:
+    """The training data before they are cut into blocks; the ratings are kept by Spark until the end."""
+    with held(targets(params, canonical_ratings(params, dataset))) as ratings:
         profile = profile_ratings(ratings)
         get = params.getOrDefault
         shrinkage = Shrinkage(get("itemShrinkage"), get("userShrinkage"))
@@ -92,18 +108,29 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
         limits = GridLimits(ratings_per_lane=get("ratingsPerLane"))
         sides = _with_rating_vectors(sides, inputs, ratings, profile, limits)
         sides = _with_histories(sides, inputs, ratings, shrinkage)
-        data = {side: sides[side].data for side in SideName}
         _check_driver(params, sides, profile)
-        plan = _plan(params, profile, data, limits)
-        _LOG.info("the items' features are evaluated %s", plan.items.value)
-        blocks = build_blocks(ratings, profile, sides_in_blocks(plan.items, data), plan.dtype, limits)
-        kept.callback(blocks.close)
-        passes = pass_oracle(plan.items, ratings, profile, blocks, data, plan.dtype, limits)
-        oracle = kept.enter_context(passes)
-        # Nothing failed: what Spark keeps of the blocks lives as long as the problem.
-        kept = kept.pop_all()
-    with kept:
-        yield Fit(params, Problem(profile, sides, blocks, oracle, plan))
+        plan = _plan(params, profile, {side: sides[side].data for side in SideName}, limits)
+        yield Prepared(ratings, profile, sides, limits, plan)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Canonical ratings, what is known of them and of both sides, and what follows for blocks and solver."""
+
+    ratings: DataFrame
+    profile: RatingsProfile
+    sides: Mapping[SideName, TrainingSide]
+    limits: GridLimits
+    plan: _Plan
+
+    @property
+    def data(self) -> dict[SideName, SideData]:
+        return {side: self.sides[side].data for side in SideName}
+
+    @property
+    def in_blocks(self) -> dict[SideName, SideData]:
+        """The sides as the blocks have them."""
+        return sides_in_blocks(self.plan.items, self.data)
 
 
 class _Plan(NamedTuple):
@@ -116,7 +143,7 @@ class _Plan(NamedTuple):
 
 
 # What a solver keeps on the driver, in vectors of all parameters in float64: L-BFGS's history and what it works with.
-_VECTORS = 40
+DRIVER_VECTORS = 40
 
 
 def _check_driver(params: NIMCParams, sides: Mapping[SideName, TrainingSide], profile: RatingsProfile) -> None:
@@ -127,9 +154,9 @@ def _check_driver(params: NIMCParams, sides: Mapping[SideName, TrainingSide], pr
         data = sides[side].data
         wide[f"the ids of {side.value}"] = ids[side] if data.uses_id else 0
         wide[f"the histories of {side.value}"] = ids[side.other] * len(data.histories)
-    own = _parameters(params, profile, {side: sides[side].data for side in SideName})
+    own = parameter_count(params, profile, {side: sides[side].data for side in SideName})
     parameters = own * params.getOrDefault("starts")
-    needed, there = _VECTORS * 8 * parameters, driver_memory()
+    needed, there = DRIVER_VECTORS * 8 * parameters, driver_memory()
     if needed > there:
         widest = sorted(((count, name) for name, count in wide.items() if count), reverse=True)[:2]
         listed = " and ".join(f"{name} ({count} columns)" for count, name in widest)
@@ -139,7 +166,7 @@ def _check_driver(params: NIMCParams, sides: Mapping[SideName, TrainingSide], pr
         )
 
 
-def _parameters(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData]) -> int:
+def parameter_count(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData]) -> int:
     """About how many parameters a start has; ids are counted approximately."""
     ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
     width = sum(data[side].columns(ids[side], ids[side.other]) for side in SideName)
@@ -154,7 +181,7 @@ _MATRIX_SOLVERS = ("lm", "gncg")
 def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData], limits: GridLimits) -> _Plan:
     """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
     get = params.getOrDefault
-    name = chosen(get("solver"), _parameters(params, profile, data))
+    name = chosen(get("solver"), parameter_count(params, profile, data))
     # The matrix of lm squares the rounding of its slopes.
     precise = name == "lm" and not params.isSet("dtype")
     whole = name in _MATRIX_SOLVERS or get("init") == "tensor"

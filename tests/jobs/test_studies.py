@@ -1,4 +1,4 @@
-"""The jobs that measure rather than publish: `reproduce` and `diagnose`."""
+"""The jobs that measure rather than publish: `reproduce`, `diagnose` and `plan`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import diagnose, reproduce
+from jobs import diagnose, plan, reproduce
 from tests.jobs.conftest import Night
 
 
@@ -68,3 +68,12 @@ def test_the_certificate_of_a_night_s_model(
     assert (tmp_path / "certificates" / "tiny-1-landscape.png").is_file()
     refused = place.run(diagnose.main, "--set", "split.seed=9").refused(2)
     assert "the model was trained with" in refused
+
+
+def test_the_plan_of_a_night_s_training(night: Night, tmp_path: Path) -> None:
+    line = night.copied(tmp_path).run(plan.main).done()
+    figures, counts = line["metrics"], night.outcome.line["counts"]
+    assert figures["ratings"] == counts["ratings_training"]
+    assert figures["parameters"] == pytest.approx(counts["parameters"], rel=0.2)
+    assert figures["items_at"] == "in the blocks"
+    assert figures["conf"]["spark.executor.memoryOverhead"].endswith("m")
