@@ -31,6 +31,7 @@ from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_block
 from nimc_spark.engine.context import held
 from nimc_spark.engine.history import HistoryData
 from nimc_spark.engine.outside import ItemsAt, pass_oracle, sides_in_blocks
+from nimc_spark.engine.passes_at import PassesAt
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.kernels.model import Model, SideName
 from nimc_spark.kernels.statistics import LossGradient, Sums
@@ -98,7 +99,7 @@ def _actions(
     """A pass with the items there; on the driver also the kernel and an empty job, so that all are timed in turns."""
     with (
         closing(build_blocks(ratings, profile, sides_in_blocks(at, _DATA), _DTYPE, limits)) as blocks,
-        pass_oracle(at, ratings, profile, blocks, _DATA, _DTYPE, limits) as oracle,
+        pass_oracle(at, ratings, profile, blocks, _DATA, _DTYPE, limits, PassesAt.EXECUTORS) as oracle,
     ):
         model = _model(blocks)
         parameters = start(model)

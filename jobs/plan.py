@@ -34,7 +34,7 @@ def _show(context: Context, name: str, plan: TrainingPlan) -> None:
     log("plan: %s%d ratings, about %d users and %d items", about, plan.ratings, plan.users, plan.items)
     log("plan: %s%d + %d feature columns, %d parameters, solver %s in %s", about, plan.user_columns, plan.item_columns,
         plan.parameters, plan.solver, plan.dtype)  # fmt: skip
-    log("plan: %sthe items' features are evaluated %s", about, plan.items_at)
+    log("plan: %spasses run %s, the items' features are evaluated %s", about, plan.passes_at, plan.items_at)
     log("plan: %s%d lanes x %d item parts, %.0f MB of blocks", about, plan.lanes, plan.item_parts, plan.blocks * mega)
     log("plan: %sa task needs %.0f MB, the driver %.0f MB", about, plan.task_memory * mega, plan.driver_memory * mega)
     log("plan: %sa pass sends %.1f MB, returns %.1f MB and takes about %.2f s; at most %d passes", about,

@@ -18,7 +18,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import decode_part
-from nimc_spark.data.local import LocalOracle
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.outside import OutsideItems, entries, transposed, with_row_numbers
 from nimc_spark.engine.blocks import (
@@ -38,8 +37,8 @@ from nimc_spark.engine.blocks import (
 )
 from nimc_spark.engine.context import described, held
 from nimc_spark.engine.grouped import apply_grouped
+from nimc_spark.engine.passes_at import PassesAt, collected, oracle_of
 from nimc_spark.engine.profile import RatingsProfile
-from nimc_spark.engine.spark_oracle import SparkOracle, decode_record
 from nimc_spark.kernels.features import Entries
 from nimc_spark.kernels.model import SideName
 
@@ -86,24 +85,25 @@ def pass_oracle(
     data: Mapping[SideName, SideData],
     dtype: str,
     limits: GridLimits,
+    passes: PassesAt,
 ) -> Iterator[PassOracle]:
     """Passes over the blocks that were built of `sides_in_blocks`, with the items' features of `data`."""
-    spark = ratings.sparkSession
-    inner = SparkOracle(spark, blocks)
+    inner = oracle_of(blocks, passes)
     if at is ItemsAt.BLOCKS:
         yield inner
         return
     count = blocks.sides[SideName.ITEMS].count
     lanes = ceil(_history_entries(profile, data) / limits.ratings_per_lane)
     with ExitStack() as kept:
-        with described(spark, "nimc: build the lanes of items"):
+        with described(ratings.sparkSession, "nimc: build the lanes of items"):
             items = kept.enter_context(_kept(_item_lanes(ratings, blocks, data, dtype, lanes), lanes))
             features = kept.enter_context(_kept(_feature_lanes(items.records, dtype, lanes), lanes))
             if at is ItemsAt.DRIVER:
-                outside = OutsideItems(inner, _local(items), _local(features), count)
+                outside = OutsideItems(inner, collected(items), collected(features), count)
                 kept.close()
             else:
-                outside = OutsideItems(inner, SparkOracle(spark, items), SparkOracle(spark, features), count)
+                spread = PassesAt.EXECUTORS
+                outside = OutsideItems(inner, oracle_of(items, spread), oracle_of(features, spread), count)
         yield outside
 
 
@@ -155,7 +155,3 @@ def _kept(records: DataFrame, lanes: int) -> Iterator[RecordSet]:
     placed = records.withColumn("slot", at_home).repartitionById(slots, "slot").sortWithinPartitions("lane")
     with held(placed.drop("slot")) as kept:
         yield RecordSet(kept, frozenset(row.lane for row in kept.select("lane").collect()), frozenset())
-
-
-def _local(records: RecordSet) -> LocalOracle:
-    return LocalOracle([decode_record(**row) for row in records.records.toArrow().to_pylist()])

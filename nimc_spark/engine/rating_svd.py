@@ -10,9 +10,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from nimc_spark.data.rating_svd import rating_svd
-from nimc_spark.engine.blocks import GridLimits, IndexedSide, SideData, build_blocks
+from nimc_spark.engine.blocks import GridLimits, IndexedSide, SideData, build_blocks, grid
+from nimc_spark.engine.passes_at import oracle_of, passes_at
 from nimc_spark.engine.profile import RatingsProfile
-from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.model import SideName
 
@@ -25,14 +25,14 @@ def rating_vectors(
 
     They live on the driver. Raises UsageError for a rank that is not below the number of users and that of items.
     """
-    spark = ratings.sparkSession
     # Blocks of their own: ids are their only features, and rounding to float32 would cost σ its last digits.
     ids_alone = dict.fromkeys(SideName, SideData(uses_id=True))
     blocks = build_blocks(ratings.select("user", "item", "rating"), profile, ids_alone, "float64", limits)
+    at = passes_at(profile, grid(profile, ids_alone, "float64", limits), matrices=False)
     try:
         users, items = (blocks.sides[side].count for side in SideName)
         _check_ranks(ranks, users, items)
-        svd = rating_svd(SparkOracle(spark, blocks), users, items, max(ranks.values()))
+        svd = rating_svd(oracle_of(blocks, at), users, items, max(ranks.values()))
         vectors = {SideName.USERS: svd.users, SideName.ITEMS: svd.items}
         return {side: _of_ids(blocks.sides[side], vectors[side][:, :rank]) for side, rank in ranks.items()}
     finally:

@@ -26,6 +26,7 @@ from scipy.sparse import csr_array
 from nimc_spark.data.local import LocalOracle, Observations, records_of_arrays
 from nimc_spark.engine.blocks import DENSE_SHARE, SideData, grid
 from nimc_spark.engine.context import task_slots
+from nimc_spark.engine.passes_at import PassesAt
 from nimc_spark.kernels.model import Model, SideName
 from nimc_spark.kernels.statistics import MERGE_FAN, LossGradient
 from nimc_spark.ml.params import NIMCParams
@@ -43,7 +44,8 @@ _RATED_USERS, _RATED_ITEMS, _RATINGS = 2000, 500, 200_000
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Sizes in bytes; `seconds` are of a pass, `passes` the most that are allowed; `items_at` as in the summary."""
+    """Sizes in bytes; `seconds` are of a pass, `passes` the most that are allowed; `items_at`, `passes_at`
+    as in the summary."""
 
     ratings: int
     users: int
@@ -54,6 +56,7 @@ class TrainingPlan:
     solver: str
     dtype: str
     items_at: str
+    passes_at: str
     lanes: int
     item_parts: int
     blocks: int
@@ -117,6 +120,7 @@ def _planned(params: NIMCParams, ready: Prepared) -> TrainingPlan:
         solver=ready.plan.solver,
         dtype=dtype,
         items_at=ready.plan.items.value,
+        passes_at=ready.plan.passes.value,
         lanes=cut.user_parts,
         item_parts=cut.item_parts,
         blocks=sum(own.values()) + rated,
@@ -159,8 +163,10 @@ def _touched(data: Mapping[SideName, SideData], ids: Mapping[SideName, int], rat
 def _seconds(params: NIMCParams, ready: Prepared, entries: int, lanes: int) -> float:
     """Of a pass over `entries`: an empty job, and the kernel on as many cores as there are tasks at once."""
     spark = ready.ratings.sparkSession
+    if ready.plan.passes is PassesAt.DRIVER:
+        return round(entries * _rate(params, ready.plan.dtype), 6)
     tasks = min(lanes, task_slots(spark))
-    return round(_empty_job(spark, tasks) + entries * _rate(params, ready.plan.dtype) / tasks, 3)
+    return round(_empty_job(spark, tasks) + entries * _rate(params, ready.plan.dtype) / tasks, 6)
 
 
 def _empty_job(spark: SparkSession, tasks: int) -> float:

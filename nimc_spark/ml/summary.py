@@ -13,8 +13,8 @@ class TrainingSummary:
 
     losses holds the best objective value (mean loss plus penalties) of the kept start after each pass; `seconds` is
     wall time. `collapsed`: the factors make no difference between pairs, every score is offset and linear terms alone.
-    `items_at` says where the items' features were evaluated. `warnings` are what a person should know: too many
-    parameters, dead or saturated units, and the like.
+    `items_at` says where the items' features were evaluated, `passes_at` where passes ran. `warnings` are what a person
+    should know: too many parameters, dead or saturated units, and the like.
     """
 
     ratings: int
@@ -31,6 +31,7 @@ class TrainingSummary:
     collapsed: bool
     solver: str = ""
     items_at: str = ""
+    passes_at: str = ""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.tensor_start import tensor_start
 from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_baseline, fit_means, fit_popularity
-from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
+from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks, grid
 from nimc_spark.engine.context import held
 from nimc_spark.engine.driver import driver_memory
 from nimc_spark.engine.factors import SideModel, trained_history, trained_ids
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
 from nimc_spark.engine.outside import ItemsAt, items_at, pass_oracle, sides_in_blocks
+from nimc_spark.engine.passes_at import PassesAt, passes_at
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.engine.rating_svd import rating_vectors
 from nimc_spark.errors import DataError, TrainingError, UsageError
@@ -82,10 +83,10 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
     """The training problem of Params and data, its blocks built and kept by Spark until the end."""
     with ExitStack() as kept, prepared(params, dataset, inputs) as ready:
         ratings, profile, plan, limits = ready.ratings, ready.profile, ready.plan, ready.limits
-        _LOG.info("the items' features are evaluated %s", plan.items.value)
+        _LOG.info("passes run %s, the items' features are evaluated %s", plan.passes.value, plan.items.value)
         blocks = build_blocks(ratings, profile, ready.in_blocks, plan.dtype, limits)
         kept.callback(blocks.close)
-        passes = pass_oracle(plan.items, ratings, profile, blocks, ready.data, plan.dtype, limits)
+        passes = pass_oracle(plan.items, ratings, profile, blocks, ready.data, plan.dtype, limits, plan.passes)
         oracle = kept.enter_context(passes)
         # Nothing failed: what Spark keeps of the blocks lives as long as the problem.
         kept = kept.pop_all()
@@ -135,11 +136,12 @@ class Prepared:
 
 class _Plan(NamedTuple):
     """The solver by name, the dtype of blocks and kernels that it wants where none was set, and where the items'
-    features are evaluated."""
+    features are evaluated and passes run."""
 
     solver: str
     dtype: str
     items: ItemsAt
+    passes: PassesAt
 
 
 # What a solver keeps on the driver, in vectors of all parameters in float64: L-BFGS's history and what it works with.
@@ -186,7 +188,9 @@ def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, S
     precise = name == "lm" and not params.isSet("dtype")
     whole = name in _MATRIX_SOLVERS or get("init") == "tensor"
     items = ItemsAt.BLOCKS if whole else items_at(profile, data, limits)
-    return _Plan(name, "float64" if precise else get("dtype"), items)
+    dtype = "float64" if precise else get("dtype")
+    cut = grid(profile, sides_in_blocks(items, data), dtype, limits)
+    return _Plan(name, dtype, items, passes_at(profile, cut, name in _MATRIX_SOLVERS))
 
 
 def targets(params: NIMCParams, ratings: DataFrame) -> DataFrame:
@@ -388,6 +392,7 @@ class Fit:
             collapsed=self._collapsed(averages),
             solver=problem.plan.solver,
             items_at=problem.plan.items.value,
+            passes_at=problem.plan.passes.value,
             warnings=(
                 *self._warnings,
                 *self._shape_warnings(int(goal.mask.sum())),

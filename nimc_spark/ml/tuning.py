@@ -18,11 +18,12 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 
+from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.engine.blocks import Columns, GridLimits, SideData, build_blocks
 from nimc_spark.engine.index import id_type
+from nimc_spark.engine.passes_at import oracle_of
 from nimc_spark.engine.profile import profile_ratings
-from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.curvature import array_of
 from nimc_spark.kernels.model import SideName
@@ -218,7 +219,7 @@ class Validated:
     """A training problem, and validation ratings as blocks in its columns; `count` of them."""
 
     problem: Problem
-    validation: SparkOracle
+    validation: PassOracle
     count: int
 
     def errors(self, fits: Sequence[Fit], outcomes: Sequence[Outcome]) -> list[float]:
@@ -244,7 +245,7 @@ def validated(nimc: NIMC, training: DataFrame, validation: DataFrame) -> Iterato
         columns = Columns(own.blocks.sides, known)
         blocks = build_blocks(held_out, profile, data, own.plan.dtype, limits, columns)
         try:
-            yield Validated(own, SparkOracle(training.sparkSession, blocks), profile.count)
+            yield Validated(own, oracle_of(blocks, own.plan.passes), profile.count)
         finally:
             blocks.close()
 

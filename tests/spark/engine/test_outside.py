@@ -15,6 +15,7 @@ from nimc_spark.data.passes import Request
 from nimc_spark.engine.blocks import GridLimits, SideData, build_blocks
 from nimc_spark.engine.history import HistoryData
 from nimc_spark.engine.outside import ItemsAt, items_at, pass_oracle, sides_in_blocks
+from nimc_spark.engine.passes_at import PassesAt
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.errors import SetupError
 from nimc_spark.kernels.curvature import Product
@@ -76,7 +77,7 @@ def oracle_at(
     profile = profile_ratings(ratings)
     with (
         closing(build_blocks(ratings, profile, sides_in_blocks(at, sides), dtype, LIMITS)) as blocks,
-        pass_oracle(at, ratings, profile, blocks, sides, dtype, LIMITS) as oracle,
+        pass_oracle(at, ratings, profile, blocks, sides, dtype, LIMITS, PassesAt.EXECUTORS) as oracle,
     ):
         yield oracle
 
