@@ -456,8 +456,8 @@ by the error on a part of the training ratings of the very split: for u1 λ of f
 search on a part of u1.base had found; for new users, new items and rankings λ of factors and linear rows, from λ unset.
 For users known by context λ is that of the earlier search."""
 INTRO_LARGE = """RMSE of the composed model on MovieLens-1M, each beside a baseline on the same rows, with λ unset, or
-searched: for the random rows on MovieLens-100k, for new users from λ found there by one round of coordinates, each tried
-at a quarter and four times of what it was, on a part of the training users of the very split."""
+searched: for the random rows on MovieLens-100k; for new users from λ found there, by one round of coordinates, each
+tried at a quarter and four times of what it was, on a part of the training users of the very split."""
 NONLINEAR = """## Does the nonlinearity earn its place?
 
 Each activation on both sides with a search of its own, the same for all, on the first split of each row; for users
