@@ -226,6 +226,7 @@ class Model(_Section):
     max_passes: int | None = Field(None, ge=1, description="an integer from 1")
     tolerance: float | None = Field(None, ge=0, description="a number from 0")
     dtype: Literal["float32", "float64"] | None = Field(None, description="float32 or float64")
+    ratings_per_lane: int | None = Field(None, ge=1, description="an integer from 1")
     clip: bool | None = Field(
         None, description="true or false: predicted ratings kept within the range of the training ratings"
     )

@@ -25,6 +25,7 @@ PARAM_OF_KEY = {
     "max_passes": "maxIter",
     "tolerance": "tol",
     "dtype": "dtype",
+    "ratings_per_lane": "ratingsPerLane",
     "clip": "clip",
 }
 

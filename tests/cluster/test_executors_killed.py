@@ -19,6 +19,8 @@ LONG = [
     "--set=model.tolerance=0",
     "--set=model.solver=gd",
     "--set=train.save_every=50",
+    # Few lanes would have their passes on the driver, where no executor can disturb them.
+    "--set=model.ratings_per_lane=20",
 ]
 
 
