@@ -21,10 +21,10 @@ import numpy as np
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.passes import Request
 from nimc_spark.errors import UsageError
-from nimc_spark.kernels.curvature import Product, array_of
+from nimc_spark.kernels.curvature import Product
 from nimc_spark.kernels.features import Array, Entries, Index, Part, Rows, SparseGroup, dense_rows
 from nimc_spark.kernels.model import Model, Parameters
-from nimc_spark.kernels.statistics import Averages, Errors, FeatureCounts, Inputs, LossGradient, Sums
+from nimc_spark.kernels.statistics import Averages, Errors, FeatureCounts, Inputs, LossGradient, Sums, array_of, rows_of
 
 _BY_INPUTS = (LossGradient, Product, FeatureCounts, Averages, Errors)
 
@@ -42,7 +42,7 @@ class OutsideItems(PassOracle):
         for request in requests:
             if not isinstance(request.statistic, _BY_INPUTS):
                 name = type(request.statistic).__name__
-                raise UsageError(f"{name} needs the items' features in the blocks: take the solver lbfgs, gd or adam")
+                raise UsageError(f"{name} needs the items' features in the blocks: take a solver without matrices")
         z = iter(self._products(self._items, model, [w for r in requests for w in _item_weights(r)]))
         by_inputs = [self._by_inputs(model, request, z) for request in requests]
         found = self._blocks.answer(replace(model, items_width=self._count), by_inputs)
@@ -60,9 +60,9 @@ class OutsideItems(PassOracle):
         if isinstance(statistic, FeatureCounts):
             # They are the same at all parameters.
             return Request(statistic, Parameters(parameters.users, np.zeros((self._count, model.columns))))
-        parameters = Parameters(parameters.users, dense_rows(_rows(next(z), "rows"), self._count))
+        parameters = Parameters(parameters.users, dense_rows(rows_of(next(z), "rows"), self._count))
         if isinstance(statistic, Product):
-            moved = dense_rows(_rows(next(z), "rows"), self._count)
+            moved = dense_rows(rows_of(next(z), "rows"), self._count)
             statistic = replace(statistic, direction=Parameters(statistic.direction.users, moved))
         return Request(statistic, parameters)
 
@@ -73,9 +73,9 @@ class OutsideItems(PassOracle):
         pulled = [n for n, r in enumerate(requests) if isinstance(r.statistic, LossGradient | Product)]
         precise = replace(model, dtype="float64")
         for numbers, shape, squared in ((pulled, model, False), (counted, precise, True)):
-            by_z = [dense_rows(_rows(found[n], "items"), self._count) for n in numbers]
+            by_z = [dense_rows(rows_of(found[n], "items"), self._count) for n in numbers]
             for n, sums in zip(numbers, self._products(self._features, shape, by_z, squared), strict=True):
-                done[n] = found[n] | {"items": _rows(sums, "rows")}
+                done[n] = found[n] | {"items": rows_of(sums, "rows")}
                 if squared:
                     done[n]["non_finite"] = array_of(found[n], "non_finite") + array_of(sums, "non_finite")
         return done
@@ -87,13 +87,6 @@ def _item_weights(request: Request) -> list[Array]:
         return []
     own = request.parameters.items
     return [own, request.statistic.direction.items] if isinstance(request.statistic, Product) else [own]
-
-
-def _rows(sums: Sums, name: str) -> Rows:
-    value = sums[name]
-    if not isinstance(value, Rows):
-        raise TypeError(f"the sum {name!r} is an array")
-    return value
 
 
 def with_row_numbers(part: Part, rows: Index) -> Part:

@@ -19,11 +19,11 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.threads import one_blas_thread
-from nimc_spark.errors import TrainingError
+from nimc_spark.errors import DataError
 from nimc_spark.kernels.features import Rows, dense_rows
 from nimc_spark.kernels.model import Model, Parameters, Vector
 from nimc_spark.kernels.products import RatingGram, RatingProduct
-from nimc_spark.kernels.statistics import Sums
+from nimc_spark.kernels.statistics import Sums, rows_of
 
 Matrix = npt.NDArray[np.float64]
 
@@ -43,12 +43,12 @@ class RatingSvd(NamedTuple):
 def rating_svd(passes: PassOracle, users: int, items: int, rank: int) -> RatingSvd:
     """The `rank` leading singular triplets of a data set whose features are one-hot ids alone, in float64.
 
-    rank < min(users, items). Raises TrainingError where ARPACK finds none.
+    rank < min(users, items). Raises DataError where there are none.
     """
 
     def gram(v: Vector) -> Vector:
         sums = passes.run(RatingGram(), _ids_model(users, items, 1), [_items_alone(v.reshape(-1, 1))])[0]
-        return _dense(sums, "items", items)[:, 0]
+        return dense_rows(rows_of(sums, "items"), items)[:, 0]
 
     operator = LinearOperator((items, items), matvec=gram, dtype=np.float64)
     random = np.random.default_rng(0)
@@ -56,9 +56,9 @@ def rating_svd(passes: PassOracle, users: int, items: int, rank: int) -> RatingS
         try:
             _, v = eigsh(operator, rank, which="LA", v0=random.standard_normal(items), tol=_TOLERANCE, rng=random)
         except ArpackError as error:
-            raise TrainingError(f"no singular vectors of the ratings were found: {error}") from None
+            raise DataError(f"the ratings have no singular vectors; all of them may be 0: {error}") from None
         sums = passes.run(RatingProduct(), _ids_model(users, items, rank), [_items_alone(v)])[0]
-        return _ordered(_dense(sums, "users", users), v)
+        return _ordered(dense_rows(rows_of(sums, "users"), users), v)
 
 
 def _ordered(scaled: Matrix, v: Matrix) -> RatingSvd:
@@ -77,10 +77,3 @@ def _ids_model(users: int, items: int, vectors: int) -> Model:
 
 def _items_alone(vectors: Matrix) -> Parameters:
     return Parameters(np.zeros((0, vectors.shape[1])), vectors)
-
-
-def _dense(sums: Sums, name: str, height: int) -> Matrix:
-    value = sums[name]
-    if not isinstance(value, Rows):
-        raise TypeError(f"the sum {name!r} is an array")
-    return dense_rows(value, height)

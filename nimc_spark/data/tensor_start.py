@@ -29,11 +29,10 @@ import numpy.typing as npt
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.errors import DataError, UsageError
-from nimc_spark.kernels.curvature import array_of
 from nimc_spark.kernels.gaussian import gamma
 from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
 from nimc_spark.kernels.moments import Fit, HermiteMap, LogScales, Regression, SideMoments, exponents
-from nimc_spark.kernels.statistics import Statistic, Sums
+from nimc_spark.kernels.statistics import Statistic, Sums, array_of
 from nimc_spark.kernels.tensor import Coefficients, Signs, find_units, signs_of, solve_regression, whitening
 from nimc_spark.solvers.curvature import BlockDiagonal
 from nimc_spark.solvers.lm import Lm
@@ -137,7 +136,7 @@ def _standardized(moments: Sums, side: SideName, rank: int) -> HermiteMap:
     if project.shape[1] < rank:
         raise UsageError(
             f"the features of the {side.value} vary in {project.shape[1]} directions, the tensor start of rank {rank} "
-            f"needs {rank}; lower the rank, add features, or use a random start"
+            f"needs {rank}; standardize them if their means are large, lower the rank, or use a random start"
         )
     return HermiteMap(mean, project, 1)
 

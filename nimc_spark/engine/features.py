@@ -91,11 +91,6 @@ class FittedFeatures:
         """Length of the vector."""
         return sum(group.width for group in self.groups)
 
-    @property
-    def uses_id(self) -> bool:
-        """Whether `{kind: id}` is declared."""
-        return any(isinstance(declaration, Id) for declaration in self.declarations)
-
     def encode(self, df: DataFrame) -> DataFrame:
         """DataFrame(id, features vector of `width`), a row for each of `df`; sparse where that is smaller.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType
+from pyspark.sql.types import DataType, FractionalType, LongType, StringType
 
 from nimc_spark.errors import DataError
 
@@ -62,5 +62,14 @@ def align_id(identifier: Column, source: DataType, target: DataType) -> Column:
     """
     if source == target:
         return identifier
-    converted = identifier.try_cast(target)
-    return F.when(converted.try_cast(source) == identifier, converted)
+    converted = _cast(identifier, source, target)
+    return F.when(_cast(converted, target, source) == identifier, converted)
+
+
+def _cast(identifier: Column, source: DataType, target: DataType) -> Column:
+    """null where there is no such value; a whole number that is held as float or double is written without a point."""
+    cast = identifier.try_cast(target)
+    if not isinstance(source, FractionalType) or not isinstance(target, StringType):
+        return cast
+    whole = identifier.try_cast(LongType())
+    return F.when(whole.cast(source) == identifier, whole.cast(target)).otherwise(cast)

@@ -23,6 +23,7 @@ from nimc_spark.kernels.topk import dot_columns
 
 MODEL = "model"
 BASELINE = "baseline"
+SCORE_SOURCE = "score_source"
 
 
 def factor_matrix(factors: pa.ListArray) -> NDArray[np.float64]:
@@ -56,7 +57,7 @@ def score_pairs(
     user_default: Sequence[float],
     item_default: Sequence[float],
     prediction_col: str,
-    source_col: str = "score_source",
+    source_col: str = SCORE_SOURCE,
     clip: tuple[float, float] | None = None,
     source_of: Callable[[Column, Column], Column] = combined_source,
 ) -> DataFrame:
@@ -69,7 +70,7 @@ def score_pairs(
     if len(user_default) != len(item_default):
         raise UsageError(f"user factors have width {len(user_default)}, item factors {len(item_default)}: must agree")
     for name in (prediction_col, source_col):
-        if name in pairs.columns:
+        if name.lower() in map(str.lower, pairs.columns):
             raise UsageError(f"column {name!r} is already in the pairs: choose another name for the scores' column")
     kept = [quoted(name) for name in pairs.columns]
     joined = _with_factors(_with_factors(pairs, "user", user_col, users), "item", item_col, items)

@@ -9,6 +9,9 @@ from pyspark.sql import functions as F
 
 from nimc_spark.errors import DataError
 
+# Squares of larger numbers, or of their inverses, are no numbers of float32.
+LARGEST = 1e18
+
 
 @dataclass(frozen=True)
 class RatingsProfile:
@@ -25,7 +28,7 @@ def profile_ratings(ratings: DataFrame) -> RatingsProfile:
     """Profile of ratings(user, item, rating[, weight][, offset]).
 
     Raises DataError for an empty table, weights that are all 0, null ids, and ratings, weights or offsets that are
-    null, not finite, or (weights) negative: the number of rows of each is in the message.
+    null, not finite, beyond ±1e18 or (weights) negative: the number of rows of each is in the message.
     """
     faults = _faults(ratings)
     target = F.col("rating") - F.col("offset") if "offset" in ratings.columns else F.col("rating")
@@ -47,6 +50,8 @@ def profile_ratings(ratings: DataFrame) -> RatingsProfile:
         raise DataError(f"the ratings have {', '.join(found)}; remove them, or let the prepare job quarantine them")
     if row["heaviest"] == 0:
         raise DataError("there are no ratings to train on: all weights are 0")
+    if row["heaviest"] < 1 / LARGEST:
+        raise DataError(f"all weights are below {1 / LARGEST:g}: multiply them, their proportions alone count")
     return RatingsProfile(row["count"], row["users"], row["items"], row["lowest"], row["highest"])
 
 
@@ -57,6 +62,7 @@ def _faults(ratings: DataFrame) -> dict[str, Column]:
             value = F.col(name)
             infinite = F.abs(value) == float("inf")
             faults[f"a null, NaN or infinite {name}"] = value.isNull() | F.isnan(value) | infinite
+            faults[f"a {name} beyond ±{LARGEST:g}"] = ~F.isnan(value) & ~infinite & (F.abs(value) > LARGEST)
     if "weight" in ratings.columns:
         faults["a negative weight"] = F.col("weight") < 0
     return faults

@@ -21,6 +21,7 @@ from pyspark.sql.types import AtomicType
 
 from nimc_spark.data.declarations import Declaration
 from nimc_spark.engine.index import quoted
+from nimc_spark.engine.profile import LARGEST
 from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import (
     ID_TYPES,
@@ -233,12 +234,14 @@ def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] 
         (_garbled(columns.user) | _garbled(columns.item), _GARBLED),
         (rating.isNull(), "null rating"),
         (_not_finite(rating), "non-finite rating"),
+        (F.abs(rating) > LARGEST, f"rating beyond ±{LARGEST:g}"),
     ]
     if limits is not None:
         faults.append((~rating.between(*limits), f"rating outside [{limits[0]:g}, {limits[1]:g}]"))
     if columns.weight is not None:
         weight = F.col(_WEIGHT)
         faults.append((weight.isNull() | _not_finite(weight) | (weight < 0), "weight is not a number from 0"))
+        faults.append((weight > LARGEST, f"weight above {LARGEST:g}"))
     if columns.time is not None:
         time = quoted(columns.time)
         faults.append((time.isNull(), "null time"))

@@ -122,15 +122,16 @@ ACTIVATION_NAMES = tuple(_FAMILIES)
 
 
 class _Argument(NamedTuple):
-    """How a family's argument is written where names are listed, and which finite numbers it may be."""
+    """How a family's argument is written where names are listed, and between which numbers it may be."""
 
     shown: str
-    allows: Callable[[float], bool]
+    lowest: float
+    highest: float
 
 
 _ARGUMENTS: Mapping[str, _Argument] = {
-    "leaky_relu": _Argument("leaky_relu(a)", lambda a: True),
-    "softplus": _Argument("softplus(b) with b > 0", lambda b: b > 0),
+    "leaky_relu": _Argument("leaky_relu(a) with |a| ≤ 1e6", -1e6, 1e6),
+    "softplus": _Argument("softplus(b) with 1e-6 ≤ b ≤ 1e6", 1e-6, 1e6),
 }
 
 
@@ -146,7 +147,7 @@ def activation(name: str) -> Activation:
         if family not in _FAMILIES or (argument is not None and family not in _ARGUMENTS):
             raise ValueError
         value = [] if argument is None else [float(argument)]
-        if not all(np.isfinite(v) and _ARGUMENTS[family].allows(v) for v in value):
+        if not all(_ARGUMENTS[family].lowest <= v <= _ARGUMENTS[family].highest for v in value):
             raise ValueError
     except ValueError:
         allowed = ", ".join(_ARGUMENTS[n].shown if n in _ARGUMENTS else n for n in ACTIVATION_NAMES)

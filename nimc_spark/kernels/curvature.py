@@ -37,7 +37,7 @@ from nimc_spark.kernels.model import (
     score_change,
 )
 from nimc_spark.kernels.ratings import Tangent, rating_weights, tangent_middle, weighted_errors
-from nimc_spark.kernels.statistics import Lane, Sides, Sums, gather, gradient_sums, sum_rows
+from nimc_spark.kernels.statistics import Lane, Sides, Sums, array_of, gather, gradient_sums, rows_of, sum_rows
 
 Stack = npt.NDArray[np.float64]
 
@@ -344,19 +344,8 @@ def row_blocks(model: Model, sums: Sums) -> tuple[Stack, Stack]:
     """The (d1, c, c) and (d2, c, c) blocks of the merged sums of `RowBlocks`; untouched rows are zero."""
     c, stacks = model.columns, []
     for side in SideName:
-        rows = sums[f"{side.value}_blocks"]
-        if not isinstance(rows, Rows):
-            raise TypeError("these are not the sums of RowBlocks")
-        stacks.append(dense_rows(rows, model.width(side)).reshape(-1, c, c))
+        stacks.append(dense_rows(rows_of(sums, f"{side.value}_blocks"), model.width(side)).reshape(-1, c, c))
     return stacks[0], stacks[1]
-
-
-def array_of(sums: Sums, name: str) -> npt.NDArray[np.float64]:
-    """The sum `name`, which is an array."""
-    value = sums[name]
-    if isinstance(value, Rows):
-        raise TypeError(f"the sum {name!r} is rows")
-    return value
 
 
 def _pack(symmetric: Matrix) -> npt.NDArray[np.float64]:

@@ -43,9 +43,6 @@ class SideName(Enum):
     def linear_column(self, rank: int) -> int:
         return rank if self is SideName.USERS else rank + 1
 
-    def ones_column(self, rank: int) -> int:
-        return rank + 1 if self is SideName.USERS else rank
-
 
 class Parameters(NamedTuple):
     """W of the users (d1, c) and of the items (d2, c), c = k + 1 with linear terms, else k."""

@@ -31,7 +31,7 @@ from nimc_spark.kernels.activations import activation
 from nimc_spark.kernels.features import DenseGroup, Index, Part
 from nimc_spark.kernels.model import SideName, Vector
 from nimc_spark.kernels.ratings import RatingBlock, inner_products, rating_weights
-from nimc_spark.kernels.statistics import Lane, Sides, Sums, merge
+from nimc_spark.kernels.statistics import Lane, Sides, Sums, merge, targets
 
 Matrix = npt.NDArray[np.float64]
 
@@ -130,12 +130,6 @@ def unpack_gram(packed: Matrix, left: int, right: int) -> Matrix:
     """(left·right, left·right) Σ (f⊗g)(f⊗g)ᵀ from Σ pack(f) pack(g)ᵀ."""
     full = packed[_places(left)[:, None, :, None], _places(right)[None, :, None, :]]
     return full.reshape(left * right, left * right)
-
-
-def targets(lane: Lane, part: Part, block: RatingBlock) -> Vector:
-    """(r,) rating − offsets of the rating, its user and its item."""
-    target: Vector = block.target() - lane.users.offset[block.users()] - part.offset[block.item]
-    return target.astype(np.float64)
 
 
 @dataclass(frozen=True)

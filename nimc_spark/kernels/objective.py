@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nimc_spark.kernels.complement import Matrix
-from nimc_spark.kernels.curvature import Stack, array_of, assembled, diagonal_blocks, row_blocks
-from nimc_spark.kernels.features import Rows, dense_rows
+from nimc_spark.kernels.curvature import Stack, assembled, diagonal_blocks, row_blocks
+from nimc_spark.kernels.features import dense_rows
 from nimc_spark.kernels.model import Model, Parameters, SideName
-from nimc_spark.kernels.statistics import Sums
+from nimc_spark.kernels.statistics import Sums, array_of, rows_of
 
 Vector = npt.NDArray[np.float64]
 
@@ -108,11 +108,8 @@ class Objective:
         return np.where(mask[:, :, None] & mask[:, None, :], stack, 0.0) / self.count
 
     def _vector(self, sums: Sums) -> Vector:
-        users, items = sums["users"], sums["items"]
-        if not (isinstance(users, Rows) and isinstance(items, Rows)):
-            raise TypeError("these are not sums of rows of U and V")
         model = self.model
-        return model.ravel(Parameters(dense_rows(users, model.users_width), dense_rows(items, model.items_width)))
+        return model.ravel(Parameters(*(dense_rows(rows_of(sums, s.value), model.width(s)) for s in SideName)))
 
     def _mean(self, total: Vector) -> Vector:
         return np.where(self.mask, total, 0.0) / self.count
@@ -149,16 +146,16 @@ def _columns(model: Model, factors: npt.NDArray[np.generic], linear: npt.NDArray
 
 
 def random_start(
-    model: Model, counts: Mapping[SideName, Vector], count: int, seed: int, start: int, spread: float
+    model: Model, counts: Mapping[SideName, Vector], weight: float, seed: int, start: int, spread: float
 ) -> Vector:
     """(p,) factors drawn so that each pre-activation xᵀu has standard deviation about `spread`; linear terms 0.
 
-    Entries are N(0, spread² / mean ‖x‖²), mean ‖x‖² = Σ_r c_r/|Ω|; the stream depends on seed, start and side alone.
+    Entries are N(0, spread² / mean ‖x‖²), mean ‖x‖² = Σ_r c_r/Σ_Ω w; the stream depends on seed, start and side alone.
     """
     sides = []
     for index, side in enumerate(SideName):
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed % 2**64, start, index])))
-        mean_square = float(counts[side].sum()) / count
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, start, index])))
+        mean_square = float(counts[side].sum()) / weight
         weights = np.zeros((model.width(side), model.columns))
         weights[:, : model.rank] = generator.standard_normal((model.width(side), model.rank))
         sides.append(weights * (spread / np.sqrt(mean_square) if mean_square > 0 else 0.0))

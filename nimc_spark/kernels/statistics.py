@@ -26,6 +26,22 @@ from nimc_spark.kernels.ratings import RatingBlock, inner_products, middle, rati
 Sums = dict[str, npt.NDArray[np.float64] | Rows]
 
 
+def array_of(sums: Sums, name: str) -> npt.NDArray[np.float64]:
+    """The sum `name`, which is an array."""
+    value = sums[name]
+    if isinstance(value, Rows):
+        raise TypeError(f"the sum {name!r} is rows")
+    return value
+
+
+def rows_of(sums: Sums, name: str) -> Rows:
+    """The sum `name`, which is rows."""
+    value = sums[name]
+    if not isinstance(value, Rows):
+        raise TypeError(f"the sum {name!r} is an array")
+    return value
+
+
 @dataclass(frozen=True)
 class Lane:
     """One user part and its blocks, each with the number of its item part and that part; and all item parts."""
@@ -165,7 +181,7 @@ class FeatureCounts:
     """c_r = Σ_Ω w x_r² of every feature column r, for users (d1, 1) and items (d2, 1).
 
     The counts scale the penalty (c_r^p) and the solver's variables; a column with c_r = 0 is masked.
-    `non_finite` counts parts with NaN or infinite features.
+    `weight` is Σ w; `non_finite` is above 0 where a part with a rating has NaN or infinite features.
     """
 
     def of(self, lane: Lane, sides: Sides) -> Sums:
@@ -180,6 +196,7 @@ class FeatureCounts:
         return {
             "users": _squares(lane.users, per_user),
             "items": sum_rows(items, 1),
+            "weight": np.array([per_user.sum()]),
             "non_finite": np.array([float(broken)]),
         }
 
@@ -203,13 +220,20 @@ class Errors:
         return {"errors": total}
 
 
+def targets(lane: Lane, part: Part, block: RatingBlock) -> npt.NDArray[np.float64]:
+    """(r,) rating − offsets of the rating, its user and its item."""
+    target = block.target() - lane.users.offset[block.users()] - part.offset[block.item]
+    return target.astype(np.float64)
+
+
 # A slope below this passes next to nothing back.
 FLAT = 1e-3
 
 
 @dataclass(frozen=True)
 class Averages:
-    """Over Ω, weighted by w: Σw, Σ P̂_i, Σ Q̂_j, and Σ s, Σ s² of the interaction s = φ_u(Uᵀx)ᵀφ_v(Vᵀy).
+    """Over Ω, weighted by w: Σw, Σ P̂_i, Σ Q̂_j, Σ s and Σ s² of the interaction s = φ_u(Uᵀx)ᵀφ_v(Vᵀy), and
+    ½ Σ (r − o)², the loss of the offsets o alone.
 
     The mean P̂ stands for a user of whom nothing is known; the variance of s tells a collapsed model. users_flat and
     items_flat (k,) are Σ w over the ratings where |φ'| of the factor is below 1e-3: a dead or saturated unit learns
@@ -219,7 +243,8 @@ class Averages:
     def of(self, lane: Lane, sides: Sides) -> Sums:
         k = sides.model.rank
         p, p_flat = _scores_and_flat(sides.users(lane.users), k)
-        sizes = {"weight": 1, "users": k + 2, "items": k + 2, "interaction": 2, "users_flat": k, "items_flat": k}
+        sizes = {"weight": 1, "users": k + 2, "items": k + 2, "interaction": 2, "offsets_loss": 1}
+        sizes |= {"users_flat": k, "items_flat": k}
         total: Sums = {name: np.zeros(size) for name, size in sizes.items()}
         for number, part, block in lane.blocks:
             q, q_flat = _scores_and_flat(sides.items(number, part), k)
@@ -232,6 +257,7 @@ class Averages:
                 "users": per_user @ p,
                 "items": per_item @ q,
                 "interaction": np.array([w @ s, w @ (s * s)]),
+                "offsets_loss": np.array([0.5 * (w @ targets(lane, part, block) ** 2)]),
                 "users_flat": per_user @ p_flat,
                 "items_flat": per_item @ q_flat,
             }

@@ -111,8 +111,8 @@ def signs_of(name: str) -> Signs:
     mean, slope, high = (float(np.sign(m)) if abs(m) > _VANISHES else 0.0 for m in (moments[0], moments[1], high))
     if slope == 0 or high == 0:
         raise UsageError(
-            f"the tensor start cannot see the factors of activation {name!r}, whose moments vanish; "
-            "use a random start, or sigmoid, tanh, erf, relu, leaky_relu(a) with a ≠ ±1, or softplus(b)"
+            f"the tensor start cannot see the factors of activation {name!r}: its moments vanish, or nearly so; use a "
+            "random start, or sigmoid, tanh, erf, relu, leaky_relu(a) with a far from ±1, or a softplus(b) of larger b"
         )
     return Signs(order, mean, slope, high)
 

@@ -1,7 +1,7 @@
 """What a trained model's point is: gradient, extreme curvatures, the step and rate that they imply, and a verdict.
 
     M_l = λ_min(∇²f), M_u = λ_max(∇²f)      step 1/M_u, rate 1 − M_l/M_u of gradient descent (Theorem 3.3)
-    ‖∇f‖ ≤ ε and M_l ≥ −τ: a τ-relaxed second-order point
+    ‖∇f‖²/(2 M_u) ≤ 1e-5 f and M_l ≥ −τ: a τ-relaxed second-order point
 
 All in the solver's variables z = θ / scale (`Objective.scale`), in which `gd` takes its step: the signs of eigenvalues
 are those in θ. Eigenvalues are those of ∇²f itself where the parameters are few, else found by Lanczos on products with
@@ -13,6 +13,7 @@ Source: section 3 of the NIMC paper; the constants of its proof are M_l and M_u.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +24,22 @@ from pyspark.sql import DataFrame
 
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.alignment import gauge
-from nimc_spark.kernels.model import Model, Parameters, SideName, Vector
+from nimc_spark.kernels.model import Parameters, SideName, Vector
 from nimc_spark.kernels.objective import Objective
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.sides import side_input
-from nimc_spark.ml.training import problem
+from nimc_spark.ml.training import Fit, problem
 from nimc_spark.solvers.lanczos import MOST_DENSE, Extremes, extreme_eigenvalues
 from nimc_spark.solvers.oracle import Oracle, ScaledOracle
 
 # A curvature within this share of the largest is zero to the accuracy of Lanczos.
 _ZERO = 1e-6
+# A point from which a step of gradient descent gains less than this share of the loss is stationary.
+_NO_GAIN = 1e-5
+# Share of the loss by which a model may miss the loss of its own training, which may have been in float32.
+_SAME_LOSS = 1e-4
 _LANDSCAPE_POINTS = 41
+_GIVE_THOSE = "give the ratings and tables that it was trained on"
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,15 @@ class Certificate:
     landscape: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
     @property
-    def step(self) -> float:
-        """1/M_u."""
-        return 1 / self.largest
+    def step(self) -> float | None:
+        """1/M_u; None without M_u > 0."""
+        return 1 / self.largest if self.largest > 0 else None
+
+    @property
+    def gain(self) -> float:
+        """‖∇f‖²/(2 M_u), what a step of gradient descent takes off the loss at least; ∞ without M_u > 0."""
+        steepness = 0.5 * self.gradient_norm**2
+        return steepness / self.largest if self.largest > 0 else np.inf * steepness if steepness else 0.0
 
     @property
     def rate(self) -> float | None:
@@ -67,13 +79,18 @@ class Certificate:
     @property
     def verdict(self) -> str:
         """What kind of point this is, in words."""
-        edge = _ZERO * self.largest
+        edge = _ZERO * abs(self.largest)
         if not self.converged:
             return "undecided: the eigenvalues did not settle within the limit of products"
+        if self.gain > _NO_GAIN * self.loss:
+            return (
+                f"no stationary point: ‖∇f‖ = {self.gradient_norm:.3g}, a step of gradient descent takes "
+                f"{self.gain:.3g} off the loss {self.loss:.3g}; train with more passes or a smaller tol"
+            )
         if self.least < -edge:
-            return f"a saddle or a slope: the loss bends down along the bottom eigenvector (τ = {-self.least:.3g})"
+            return f"a saddle: the loss bends down along the bottom eigenvector (τ = {-self.least:.3g})"
         flat = "flat along some direction" if self.least <= edge else "strictly convex around it"
-        return f"a τ-relaxed second-order point with τ = {max(-self.least, 0.0):.3g}, {flat}"
+        return f"a τ-relaxed second-order point with τ = {max(-self.least, 0.0) + 0.0:.3g}, {flat}"
 
     def figures(self) -> dict[str, Any]:
         """The numbers, for a result line."""
@@ -95,8 +112,11 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
     """The certificate of a model on the ratings it was trained on, with its tables of attributes set.
 
     `limit` bounds the products of each eigenvalue; `reach` is how far the landscape goes, in units of √(1/|λ|) capped
-    at the norm of the parameters. Raises DataError where data and model do not belong together.
+    at the norm of the parameters. Raises DataError where data and model do not belong together: other ids, another
+    number of ratings, or another loss than at the end of training; UsageError for a model without a parameter.
     """
+    if limit < 1 or not 0 < reach < np.inf:
+        raise UsageError(f"limit = {limit}, reach = {reach}: limit must be at least 1, reach a finite number > 0")
     if model.trained.model.rank != model.getOrDefault("rank"):
         raise UsageError(
             "this model is a mean of several starts, each with a stationary point of its own: there is none"
@@ -107,10 +127,13 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
     with problem(exact, ratings, inputs) as fit:
         goal = fit.objective
         oracle = ScaledOracle(fit.problem.oracle.bind(goal), goal.scale)
-        z = oracle.to_scaled(_parameters(model, fit.model))
+        z = oracle.to_scaled(_parameters(model, fit))
         at = oracle.evaluate([z])[0]
-        dense, seed = MOST_DENSE if fit.problem.has_matrices else 0, model.getOrDefault("seed")
+        _check_loss(model, fit, at.value)
+        dense, seed = MOST_DENSE if fit.problem.has_matrices else 0, model.unsigned_seed
         fixed = _fixed(goal, z)
+        if not (goal.mask & ~fixed).any():
+            raise UsageError("this model has no free parameter: every feature is 0 at every rating")
         ends = extreme_eigenvalues(oracle, z, goal.mask & ~fixed, seed, tolerance=_ZERO, limit=limit, most_dense=dense)
         return Certificate(
             parameters=int(goal.mask.sum()),
@@ -133,11 +156,17 @@ def _fixed(goal: Objective, z: Vector) -> npt.NDArray[np.bool_]:
     return gauge(goal.model, goal.model.unravel(z))
 
 
-def _parameters(model: NIMCModel, shape: Model) -> Vector:
+def _parameters(model: NIMCModel, fit: Fit) -> Vector:
     """θ of the trained model in the order of the problem, which follows from the ids alone."""
-    sides = []
+    sides, shape = [], fit.model
     for side in SideName:
         own = model.trained.sides[side]
+        ids = fit.problem.blocks.sides[side].index.select("id", "index").toArrow().sort_by("index").column("id")
+        if not ids.equals(own.ids.column("id")):
+            raise DataError(
+                f"these ratings have {len(ids)} {side.value} ({ids.type}) which are not the {own.ids.num_rows} "
+                f"({own.ids.schema.field('id').type}) of the model: {_GIVE_THOSE}"
+            )
         rows = [own.declared]
         if own.ids.column("weights").null_count < own.ids.num_rows:
             flat = own.ids.column("weights").combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -148,9 +177,19 @@ def _parameters(model: NIMCModel, shape: Model) -> Vector:
         if sides[-1].shape != (shape.width(side), shape.columns):
             raise DataError(
                 f"these ratings and tables give the {side.value} {shape.width(side)} features, the model has "
-                f"{len(sides[-1])}: give those that it was trained on"
+                f"{len(sides[-1])}: {_GIVE_THOSE}"
             )
     return shape.ravel(Parameters(*sides))
+
+
+def _check_loss(model: NIMCModel, fit: Fit, loss: float) -> None:
+    """Raises DataError where the loss is not that of the end of training: values differ, if not ids."""
+    summary, count = model.summary, fit.problem.profile.count
+    if count != summary.ratings or not math.isclose(loss, summary.loss, rel_tol=_SAME_LOSS):
+        raise DataError(
+            f"{count} ratings with a loss of {loss:.6g}, but the model was trained on {summary.ratings} to a loss of "
+            f"{summary.loss:.6g}: {_GIVE_THOSE}"
+        )
 
 
 def _landscape(

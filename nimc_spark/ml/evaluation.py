@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_means
 from nimc_spark.engine.context import held
 from nimc_spark.engine.evaluation import cell_name, evaluate_ranking, evaluate_ratings
+from nimc_spark.engine.index import quoted
 from nimc_spark.engine.pairs import BASELINE
 from nimc_spark.engine.topk import top_k
 from nimc_spark.ml.model import NIMCModel
@@ -89,11 +90,17 @@ def _flagged(model: NIMCModel, training: DataFrame, held_out: DataFrame) -> Data
 
 
 def _with_scores(model: NIMCModel, rows: DataFrame) -> DataFrame:
-    names = {"user": model.getOrDefault("userCol"), "item": model.getOrDefault("itemCol")}
-    pairs = rows.withColumnsRenamed(names)
-    prediction = model.getOrDefault("predictionCol")
-    scored = model.transform(pairs).withColumnRenamed(prediction, "model")
-    return scored.withColumnsRenamed({new: old for old, new in names.items()})
+    """The rows with the column `model`, whatever names the model's columns have."""
+    user, item, prediction = (model.getOrDefault(name) for name in ("userCol", "itemCol", "predictionCol"))
+    # Longer than each of those names, so none of them.
+    beside = f"beside_{user}_{item}_{prediction}"
+    others = [name for name in rows.columns if name not in ("user", "item")]
+    pairs = rows.select(F.col("user").alias(user), F.col("item").alias(item), F.struct(*others).alias(beside))
+    scored = model.transform(pairs)
+    known = [quoted(beside).getField(name).alias(name) for name in others]
+    return scored.select(
+        quoted(user).alias("user"), quoted(item).alias("item"), *known, quoted(prediction).alias("model")
+    )
 
 
 def _with_means(rows: DataFrame, means: Baseline) -> DataFrame:

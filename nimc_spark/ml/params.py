@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel
@@ -12,11 +13,15 @@ from pyspark.ml.param import Param, Params, TypeConverters
 
 from nimc_spark.engine.baselines import TERMS, Shrinkage
 from nimc_spark.engine.blocks import GridLimits
+from nimc_spark.engine.pairs import SCORE_SOURCE
+from nimc_spark.engine.profile import LARGEST
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.activations import activation
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.objective import GroupPenalty
 from nimc_spark.solvers import SOLVER_NAMES, STEPPED
+from nimc_spark.solvers.adam import Adam
+from nimc_spark.solvers.gd import Gd
 
 INITS = ("random", "tensor")
 RATINGS, RANKING = "ratings", "ranking"
@@ -38,15 +43,15 @@ def _is_activation(name: Any) -> bool:
     return True
 
 
-def _is_penalty(value: Any) -> bool:
-    """λ, or a mapping of them to any depth; `penalties` knows the names."""
+def _is_penalty(value: Any, depth: int) -> bool:
+    """λ, or a mapping of them of at most this depth; `penalties` knows the names."""
     if isinstance(value, Mapping):
-        return all(_is_penalty(inner) for inner in value.values())
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+        return depth > 0 and all(_is_penalty(inner, depth - 1) for inner in value.values())
+    return isinstance(value, float) and 0 <= value <= LARGEST
 
 
 _POSITIVE_INT = _Rule("an integer ≥ 1", lambda v: v >= 1)
-_NON_NEGATIVE = _Rule("a finite number ≥ 0", lambda v: 0 <= v < float("inf"))
+_NON_NEGATIVE = _Rule(f"a number from 0 to {LARGEST:g}", lambda v: 0 <= v <= LARGEST)
 _COLUMN = _Rule("the name of a column", lambda v: v != "")
 
 RULES: Mapping[str, _Rule] = {
@@ -59,8 +64,8 @@ RULES: Mapping[str, _Rule] = {
     "regParam": _NON_NEGATIVE,
     "linearRegParam": _NON_NEGATIVE,
     "groupRegParam": _Rule(
-        "a mapping of numbers ≥ 0 by side, group and factors or linear",
-        lambda v: isinstance(v, Mapping) and _is_penalty(v),
+        f"a mapping of numbers from 0 to {LARGEST:g} by side, group and factors or linear",
+        lambda v: isinstance(v, Mapping) and _is_penalty(v, 3),
     ),
     "regPower": _Rule("a number from 0 to 1", lambda v: 0 <= v <= 1),
     "baseline": _Rule(f"a list of {', '.join(TERMS)}; empty for none", lambda v: set(v) <= set(TERMS)),
@@ -73,7 +78,7 @@ RULES: Mapping[str, _Rule] = {
     "maxIter": _POSITIVE_INT,
     "tol": _NON_NEGATIVE,
     "init": _Rule(", ".join(INITS), lambda v: v in INITS),
-    "initSpread": _Rule("a number > 0", lambda v: 0 < v < float("inf")),
+    "initSpread": _Rule("a number from 1e-6 to 1e6", lambda v: 1e-6 <= v <= 1e6),
     "dtype": _Rule(", ".join(DTYPES), lambda v: v in DTYPES),
     "ratingsPerLane": _POSITIVE_INT,
     "stateInterval": _POSITIVE_INT,
@@ -87,6 +92,13 @@ RULES: Mapping[str, _Rule] = {
 
 def _param(name: str, doc: str, converter: Callable[[Any], Any]) -> Param[Any]:
     return Param(Params._dummy(), name, doc, typeConverter=converter)
+
+
+def _plain_penalties(value: Any) -> Any:
+    """The mapping with its numbers as floats, which can be saved; what is no number stays, to be refused."""
+    if isinstance(value, Mapping):
+        return {key: _plain_penalties(inner) for key, inner in value.items()}
+    return value if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def _plain_declarations(value: Any) -> list[Any]:
@@ -141,7 +153,7 @@ class NIMCParams(Params):
     groupRegParam = _param(
         "groupRegParam",
         "λ by side and feature group, over regParam and linearRegParam: {'users': {'id': {'factors': 1, 'linear': 2}}}",
-        TypeConverters.identity,
+        _plain_penalties,
     )
     regPower = _param(
         "regPower", "p: λ of a feature is multiplied by its count c to the power p", TypeConverters.toFloat
@@ -155,8 +167,8 @@ class NIMCParams(Params):
     solver = _param("solver", f"one of {', '.join(SOLVER_NAMES)}", TypeConverters.toString)
     stepSize = _param(
         "stepSize",
-        "length of a step of gd (unset: 1, halved whenever the loss does not fall) or adam (unset: 0.03), in the units "
-        "in which diagnose prints the step 1/M_u",
+        f"length of a step of gd (unset: {Gd.step_size:g}, halved whenever the loss does not fall) or adam (unset: "
+        f"{Adam.step_size:g}), in the units in which diagnose prints the step 1/M_u",
         TypeConverters.toFloat,
     )
     starts = _param(
@@ -235,7 +247,7 @@ class NIMCParams(Params):
             self.clear(self.getParam(name))
         try:
             return super()._set(**{name: value for name, value in values.items() if value is not None})
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise UsageError(str(error)) from None
 
     def validate(self) -> None:
@@ -258,11 +270,21 @@ class NIMCParams(Params):
                 f"stepSize = {step} cannot go with solver = {solver!r}: only {' and '.join(STEPPED)} take one"
             )
 
+        if self.getOrDefault("init") == "tensor" and self.complement_weight > 0:
+            raise UsageError(
+                "init = 'tensor' cannot go with complementWeight > 0: its moments are those of the ratings alone"
+            )
+
     def _check_columns(self) -> None:
         """One column has one role."""
         roles = ("userCol", "itemCol", "ratingCol", "predictionCol")
         names = [self.getOrDefault(role) for role in roles]
-        if len(set(names)) < len(names):
+        lowered = [name.lower() for name in names]
+        if SCORE_SOURCE in lowered:
+            raise UsageError(
+                f"{roles[lowered.index(SCORE_SOURCE)]} = {SCORE_SOURCE!r}: that column says what scored a pair"
+            )
+        if len(set(lowered)) < len(lowered):
             found = ", ".join(f"{role} = {name!r}" for role, name in zip(roles, names, strict=True))
             raise UsageError(f"{found}: each must be a column of its own")
 
@@ -270,6 +292,11 @@ class NIMCParams(Params):
     def ranks(self) -> bool:
         """Whether scores are made to order items, not to be ratings."""
         return bool(self.getOrDefault("objective") == RANKING)
+
+    @property
+    def unsigned_seed(self) -> int:
+        """The seed as numpy's generators take it: each integer has a stream of its own."""
+        return int(self.getOrDefault("seed")) % 2**64
 
     @property
     def complement_weight(self) -> float:

@@ -114,9 +114,15 @@ class ParamsReader(MLReader[Any], Generic[P]):
         if name != self.cls.__name__:
             raise DataError(f"{folder.path} holds a {name or 'folder without a class'}, not a {self.cls.__name__}")
         instance = self.cls()
-        instance._resetUid(metadata["uid"])
-        instance._set(**{k: v for k, v in metadata["paramMap"].items() if instance.hasParam(k)})
-        instance._setDefault(**{k: v for k, v in metadata["defaultParamMap"].items() if instance.hasParam(k)})
+        try:
+            uid, values, defaults = (metadata[key] for key in ("uid", "paramMap", "defaultParamMap"))
+        except KeyError as error:
+            raise DataError(f"{folder.path}/{file} is damaged: it has no {error}") from None
+        if unknown := sorted(name for name in {**values, **defaults} if not instance.hasParam(name)):
+            raise DataError(f"{folder.path} was saved with {', '.join(unknown)}, which this version does not know")
+        instance._resetUid(uid)
+        instance._set(**values)
+        instance._setDefault(**defaults)
         return instance
 
 

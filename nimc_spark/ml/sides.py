@@ -150,8 +150,10 @@ def side_input(params: NIMCParams, side: SideName, held: DataFrame | None, spark
     return result
 
 
-def training_side(source: SideInput, ids: DataFrame, baseline: Baseline) -> TrainingSide:
-    """Fit the features on the entities that have training ratings; `ids` DataFrame(id), distinct.
+def training_side(
+    source: SideInput, rated: DataFrame, baseline: Baseline, unrated: DataFrame | None = None
+) -> TrainingSide:
+    """Fit the features on the entities that are `rated` DataFrame(id), or `unrated` and data all the same; distinct.
 
     Raises DataError for null or repeated ids, and for non-finite features, naming table, column and id.
     """
@@ -162,7 +164,8 @@ def training_side(source: SideInput, ids: DataFrame, baseline: Baseline) -> Trai
     if not source.declared or source.table is None:
         fitted = FittedFeatures(source.column, (), ())
         return TrainingSide(fitted, SideData(None, 0, uses_id, offsets, constant), source.declarations)
-    table = with_id_type(source, id_type(ids, "id"), ids)
+    table = with_id_type(source, id_type(rated, "id"), rated)
+    ids = rated if unrated is None else rated.unionByName(unrated).distinct()
     trained = table.join(ids.withColumnRenamed("id", _RATED), quoted(source.column) == F.col(_RATED), "semi")
     fitted = fit_features(trained, source.column, source.of_table)
     data = SideData(fitted.encode(trained), fitted.width, uses_id, offsets, constant)

@@ -11,10 +11,10 @@ from typing import Any
 class TrainingSummary:
     """Counts of the data, and the course of training.
 
-    losses holds the best objective value (mean loss plus penalties) of the kept start after each pass; `seconds` is
-    wall time. `collapsed`: the factors make no difference between pairs, every score is offset and linear terms alone.
-    `items_at` says where the items' features were evaluated, `passes_at` where passes ran. `warnings` are what a person
-    should know: too many parameters, dead or saturated units, and the like.
+    losses holds the objective value (mean loss plus penalties) at which the kept start would have ended after each
+    pass; `seconds` is wall time. `collapsed`: the factors make no difference between pairs, every score is offset and
+    linear terms alone. `items_at` says where the items' features were evaluated, `passes_at` where passes ran.
+    `warnings` are what a person should know: too many parameters, dead or saturated units, and the like.
     """
 
     ratings: int

@@ -30,17 +30,16 @@ from nimc_spark.engine.passes_at import PassesAt, passes_at
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.engine.rating_svd import rating_vectors
 from nimc_spark.errors import DataError, TrainingError, UsageError
-from nimc_spark.kernels.curvature import array_of
-from nimc_spark.kernels.features import Rows, dense_rows
+from nimc_spark.kernels.features import dense_rows
 from nimc_spark.kernels.model import Model, Parameters, SideName, Vector, mean_model
 from nimc_spark.kernels.objective import Layout, Objective, objective, random_start
-from nimc_spark.kernels.statistics import FLAT, Averages, FeatureCounts, Sums
+from nimc_spark.kernels.statistics import FLAT, Averages, FeatureCounts, Sums, array_of, rows_of
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.penalties import group_penalties
 from nimc_spark.ml.sides import SideInput, TrainingSide, read_table, training_side
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.ml.training_state import watch
-from nimc_spark.solvers import chosen, solver
+from nimc_spark.solvers import MATRIX_SOLVERS, chosen, solver
 from nimc_spark.solvers.multistart import Outcome, PassRecord, Watch, best_outcome, minimize
 from nimc_spark.solvers.oracle import ScaledOracle
 from nimc_spark.solvers.progress import Progress
@@ -53,6 +52,8 @@ _LOG = logging.getLogger(__name__)
 _GRADIENT_TOLERANCE = 1e-12
 # An interaction that varies less than this share of the ratings' range says nothing about any pair.
 _COLLAPSED_SHARE = 1e-4
+# A loss this small is that of a perfect fit.
+_NOTHING = 1e-12
 # A side with more of its slopes at 0 than this hardly learns.
 _SATURATED_SHARE = 0.5
 
@@ -176,21 +177,17 @@ def parameter_count(params: NIMCParams, profile: RatingsProfile, data: Mapping[S
     return width * columns
 
 
-# Their matrices and blocks are made of the items' features beside the ratings.
-_MATRIX_SOLVERS = ("lm", "gncg")
-
-
 def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData], limits: GridLimits) -> _Plan:
     """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
     get = params.getOrDefault
     name = chosen(get("solver"), parameter_count(params, profile, data))
     # The matrix of lm squares the rounding of its slopes.
     precise = name == "lm" and not params.isSet("dtype")
-    whole = name in _MATRIX_SOLVERS or get("init") == "tensor"
+    whole = name in MATRIX_SOLVERS or get("init") == "tensor"
     items = ItemsAt.BLOCKS if whole else items_at(profile, data, limits)
     dtype = "float64" if precise else get("dtype")
     cut = grid(profile, sides_in_blocks(items, data), dtype, limits)
-    return _Plan(name, dtype, items, passes_at(profile, cut, name in _MATRIX_SOLVERS))
+    return _Plan(name, dtype, items, passes_at(profile, cut, name in MATRIX_SOLVERS))
 
 
 def targets(params: NIMCParams, ratings: DataFrame) -> DataFrame:
@@ -220,7 +217,7 @@ def _training_sides(
     # Every item of the table is in the complement, rated or not.
     aligned = align_id(quoted(items.column), id_type(items.table, items.column), id_type(ratings, "item"))
     catalogue = items.table.select(aligned.alias("id")).where(F.col("id").isNotNull()).distinct()
-    side = training_side(items, ids[SideName.ITEMS].unionByName(catalogue).distinct(), baseline)
+    side = training_side(items, ids[SideName.ITEMS], baseline, catalogue)
     return sides | {SideName.ITEMS: replace(side, data=replace(side.data, unrated=catalogue))}
 
 
@@ -269,7 +266,8 @@ _RATING = _PAIR | {"weight": "weightCol", "offset": "offsetCol"}
 
 
 def context_ratings(params: NIMCParams, held: DataFrame | None, spark: SparkSession) -> DataFrame:
-    """DataFrame(user, item, rating) of the ratings that are known when scoring: those held, else contextTable.
+    """DataFrame(user, item, rating) of the ratings that are known when scoring, as training would see them: those held,
+    else contextTable.
 
     Raises UsageError if there are none, DataError for ratings that are null or not finite.
     """
@@ -280,7 +278,7 @@ def context_ratings(params: NIMCParams, held: DataFrame | None, spark: SparkSess
     broken = ratings.where(~(F.abs(F.coalesce("rating", F.lit(float("nan")))) < float("inf"))).count()
     if broken:
         raise DataError(f"the context has {broken} ratings that are null, NaN or infinite; leave them out")
-    return ratings
+    return targets(params, ratings)
 
 
 def canonical_ratings(params: NIMCParams, dataset: DataFrame, roles: Mapping[str, str] = _RATING) -> DataFrame:
@@ -326,13 +324,24 @@ class Problem:
 
     @cached_property
     def counts(self) -> Mapping[SideName, Vector]:
-        """c_r of each side, by a pass. Raises DataError for features that are not finite."""
-        widths = {side: self.layouts[side].width for side in SideName}
-        model = Model(1, widths[SideName.USERS], widths[SideName.ITEMS], dtype=self.plan.dtype)
-        sums = self.oracle.run(FeatureCounts(), model, [model.unravel(np.zeros(model.size))])[0]
-        if array_of(sums, "non_finite")[0]:
-            raise DataError("the features have NaN or infinite values after encoding: a column's scale overflows")
-        return {side: dense_rows(_rows(sums, side.value), widths[side])[:, 0] for side in SideName}
+        """c_r of each side. Raises DataError for features that are not finite, or whose squares are not."""
+        sums = self._feature_counts
+        counts = {side: dense_rows(rows_of(sums, side.value), self.layouts[side].width)[:, 0] for side in SideName}
+        if array_of(sums, "non_finite")[0] or not all(np.isfinite(c).all() for c in counts.values()):
+            raise DataError("the features or their squares are no numbers after encoding: scale the large ones down")
+        return counts
+
+    @property
+    def weight(self) -> float:
+        """Σ w over Ω."""
+        return float(array_of(self._feature_counts, "weight")[0])
+
+    @cached_property
+    def _feature_counts(self) -> Sums:
+        """What a pass finds of the features."""
+        users, items = (self.layouts[side].width for side in SideName)
+        model = Model(1, users, items, dtype=self.plan.dtype)
+        return self.oracle.run(FeatureCounts(), model, [model.unravel(np.zeros(model.size))])[0]
 
 
 class Fit:
@@ -396,13 +405,16 @@ class Fit:
             warnings=(
                 *self._warnings,
                 *self._shape_warnings(int(goal.mask.sum())),
+                *self._loss_warnings(losses, averages),
                 *flat_units(model, averages),
             ),
         )
         for warning in summary.warnings:
             _LOG.warning(warning)
         if summary.collapsed:
-            _LOG.warning("training collapsed: the factors tell no pair from another; lower regParam")
+            _LOG.warning(
+                "training collapsed: the factors tell no pair from another; lower regParam or raise initSpread"
+            )
         features = {side: problem.sides[side].features for side in SideName}
         sides = {side: self._side_model(side, model, parameters, averages) for side in SideName}
         return Trained(model, sides, features, self.rating_range, summary)
@@ -442,9 +454,9 @@ class Fit:
     @cached_property
     def starts(self) -> list[Vector]:
         """Random starts in the variables of `oracle`; with `init` = tensor the first is from moments of the ratings."""
-        problem, seed, spread = self.problem, self._get("seed"), self._get("initSpread")
+        problem, seed, spread = self.problem, self.params.unsigned_seed, self._get("initSpread")
         starts = [
-            random_start(self.model, problem.counts, problem.profile.count, seed, number, spread)
+            random_start(self.model, problem.counts, problem.weight, seed, number, spread)
             for number in range(self._get("starts"))
         ]
         if self._get("init") == "tensor":
@@ -469,6 +481,19 @@ class Fit:
                 warnings.append(f"rank {self.model.rank} is above the {width} feature columns of the {side.value}")
         return warnings
 
+    def _loss_warnings(self, losses: Sequence[float], averages: Sums) -> list[str]:
+        """What to say where training gained nothing: on its start, or on scores without the model."""
+        warnings, without = [], float(array_of(averages, "offsets_loss")[0]) / self.problem.profile.count
+        if len(losses) > 1 and losses[-1] >= losses[0] > 0:
+            warnings.append(f"none of {len(losses)} passes improved on the start's loss of {losses[0]:.6g}")
+        # With a complement the offsets err outside of Ω too.
+        if losses and not self._beta and losses[-1] > 1.001 * without + _NOTHING:
+            warnings.append(
+                f"the loss {losses[-1]:.6g} is above {without:.6g}, that of offsets alone: train longer, or lower "
+                "initSpread or regParam"
+            )
+        return warnings
+
     def _minimize(self, record: OnPass, budget: Watch) -> list[Outcome]:
         """Where each start ended. Raises TrainingError if all diverged."""
         # A fixed number of threads: the solver's inner products must not depend on the machine's cores.
@@ -487,7 +512,8 @@ class Fit:
     def _collapsed(self, averages: Sums) -> bool:
         mean, square = array_of(averages, "interaction") / array_of(averages, "weight")[0]
         spread = float(np.sqrt(max(square - mean * mean, 0.0)))
-        return spread <= _COLLAPSED_SHARE * (self.problem.profile.highest - self.problem.profile.lowest)
+        lowest, highest = self.rating_range
+        return spread <= _COLLAPSED_SHARE * (highest - lowest)
 
     def _side_model(self, side: SideName, model: Model, parameters: Parameters, averages: Sums) -> SideModel:
         data, weights = {s: self.problem.sides[s].data for s in SideName}, parameters.side(side).astype(np.float64)
@@ -532,10 +558,3 @@ def _shape(params: NIMCParams, layouts: Mapping[SideName, Layout], dtype: str) -
         linear=params.getOrDefault("linear"),
         dtype=dtype,
     )
-
-
-def _rows(sums: Sums, name: str) -> Rows:
-    value = sums[name]
-    if not isinstance(value, Rows):
-        raise TypeError(f"the sum {name!r} is an array")
-    return value

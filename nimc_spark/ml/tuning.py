@@ -1,9 +1,10 @@
 """Choosing settings on a validation part of the training ratings, by passes alone.
 
 A coordinate search: from the best setting so far, the values of one coordinate are tried, the best of them is kept, and
-so on through the coordinates, in rounds until a round changes nothing. Settings that differ in penalties alone are
-trained in the same passes; so is their validation, whose ratings are blocks in the columns of the training's. A setting
-that falls behind is given up. For a model that ranks, the error is 1 − NDCG@k of lists for the validation users.
+so on through the coordinates, in rounds until a round changes nothing. Values that follow from the best setting, such
+as multiples, are tried on while they improve. Settings that differ in penalties alone are trained in the same passes;
+so is their validation, whose ratings are blocks in the columns of the training's. A setting that falls behind is given
+up. For a model that ranks, the error is 1 − NDCG@k of lists for the validation users, drawn from all items of training.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.threads import one_blas_thread
@@ -24,12 +27,11 @@ from nimc_spark.engine.blocks import Columns, GridLimits, SideData, build_blocks
 from nimc_spark.engine.index import id_type
 from nimc_spark.engine.passes_at import oracle_of
 from nimc_spark.engine.profile import profile_ratings
-from nimc_spark.errors import UsageError
-from nimc_spark.kernels.curvature import array_of
+from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import SideName
-from nimc_spark.kernels.statistics import Errors
+from nimc_spark.kernels.ranking import ListGains
+from nimc_spark.kernels.statistics import Errors, array_of
 from nimc_spark.ml.estimator import NIMC
-from nimc_spark.ml.evaluation import Ranking, evaluate_model
 from nimc_spark.ml.sides import SideInput, TrainingSide, with_id_type
 from nimc_spark.ml.training import Fit, Problem, canonical_ratings, problem, targets
 from nimc_spark.solvers.multistart import Outcome, Race
@@ -92,14 +94,15 @@ def search(
     budget: Budget,
     k: int = 10,
     on_trial: Callable[[Trial], None] = lambda trial: None,
+    start: Setting | None = None,
 ) -> Found:
-    """The best setting by `validation` of estimators that `make` builds for `training`.
+    """The best setting by `validation` of estimators that `make` builds for `training`, from `start` on.
 
     `coordinates` gives for each the values to try from a setting. `k` is the length of lists where models rank. Raises
     UsageError where no setting trains.
     """
     searching = _Search(make, training, validation, budget, k, on_trial)
-    searching.run(coordinates)
+    searching.run(coordinates, start or {})
     if not math.isfinite(searching.found.error):
         raise UsageError("tuning: no setting gave a finite loss; check the ratings' scale, or raise the penalties")
     return searching.found
@@ -122,19 +125,27 @@ class _Search:
         self._began, self._passes = time.monotonic(), 0
         self._kept = ExitStack()
         self._at_hand: tuple[Any, Validated] | None = None
+        self._tried: list[Setting] = []
         self.found = Found()
 
-    def run(self, coordinates: Mapping[str, Callable[[Setting], Sequence[Any]]]) -> None:
+    def run(self, coordinates: Mapping[str, Callable[[Setting], Sequence[Any]]], start: Setting) -> None:
         with self._kept:
-            self._try("start", [{}])
+            self._try("start", [start])
             for _ in range(self._budget.rounds):
                 before = self.found.best
                 for name, values in coordinates.items():
-                    if self._spent():
-                        return
-                    self._try(name, [{**self.found.best, name: value} for value in values(self.found.best)])
-                if self.found.best == before:
+                    self._along(name, values)
+                if self.found.best == before or self._spent():
                     return
+
+    def _along(self, name: str, values: Callable[[Setting], Sequence[Any]]) -> None:
+        """Try the values of a coordinate, and again those from the better setting, while there are others."""
+        while not self._spent():
+            before = self.found.best
+            settings = [{**before, name: value} for value in values(before)]
+            self._try(name, [setting for setting in settings if setting not in self._tried])
+            if self.found.best == before:
+                return
 
     def _spent(self) -> bool:
         minutes = (time.monotonic() - self._began) / 60
@@ -142,6 +153,7 @@ class _Search:
 
     def _try(self, coordinate: str, settings: Sequence[Setting]) -> None:
         """Train and judge the settings; those of one shape in the same passes."""
+        self._tried += settings
         groups: dict[Any, list[tuple[Setting, NIMC]]] = {}
         for setting in settings:
             nimc = self._make(setting)
@@ -154,7 +166,7 @@ class _Search:
         """The blocks of these features, built anew only where the last ones were of others."""
         if self._at_hand is None or self._at_hand[0] != data:
             self._kept.close()
-            both = self._kept.enter_context(validated(nimc, self._training, self._validation))
+            both = self._kept.enter_context(validated(nimc, self._training, self._validation, self._k))
             self._at_hand = data, both
             if both.count < _FEW and not self.found.warnings:
                 self.found.warnings.append(f"{both.count} validation ratings: below {_FEW} the choice is mostly chance")
@@ -162,8 +174,7 @@ class _Search:
 
     def _race(self, coordinate: str, entries: Sequence[tuple[Setting, NIMC]], both: Validated) -> None:
         began = time.monotonic()
-        estimators = [nimc for _, nimc in entries]
-        fits = [Fit(nimc, both.problem) for nimc in estimators]
+        fits = [Fit(nimc, both.problem) for _, nimc in entries]
         with one_blas_thread():
             race = Race([(fit.oracle, fit.starts[0]) for fit in fits], fits[0].solver)
             passes = self._run_race(race, fits, both)
@@ -171,10 +182,7 @@ class _Search:
         outcomes = race.outcomes()
         sound = [place for place, outcome in enumerate(outcomes) if not outcome.reason.failed]
         errors = dict.fromkeys(range(len(fits)), math.inf)
-        if estimators[0].ranks:
-            errors |= {place: self._missed(estimators[place], fits[place], outcomes[place]) for place in sound}
-        else:
-            errors |= zip(sound, both.errors([fits[p] for p in sound], [outcomes[p] for p in sound]), strict=True)
+        errors |= zip(sound, both.errors([fits[p] for p in sound], [outcomes[p] for p in sound]), strict=True)
         seconds = round((time.monotonic() - began) / len(fits), 3)
         for place, (setting, _) in enumerate(entries):
             state = "failed" if place not in sound else "behind" if place in race.left else "tried"
@@ -189,20 +197,12 @@ class _Search:
             race.advance(min(_PASSES_A_LOOK, most - before))
             for place in running:
                 passes[place] += race.passes - before
-            if len(fits) > 1 and not fits[0].params.ranks:
+            if len(fits) > 1:
                 errors = both.errors(fits, race.outcomes())
                 for place in race.running:
                     if errors[place] > (1 + _BEHIND) * min(errors):
                         race.leave(place)
         return passes
-
-    def _missed(self, nimc: NIMC, fit: Fit, outcome: Outcome) -> float:
-        """1 − NDCG@k of the lists for users with a relevant validation rating."""
-        model = nimc.model_of(fit.trained(outcome, 0, [], self._began), self._training)
-        cells = evaluate_model(model, self._training, self._validation, Ranking.of(model, self._k, None)).values()
-        found = [cell["model"] for cell in cells if cell.get("model", {}).get("users")]
-        users = sum(metrics["users"] for metrics in found)
-        return 1 - sum(m["users"] * m[f"ndcg@{self._k}"] for m in found) / users if users else math.inf
 
     def _record(self, trial: Trial) -> None:
         found = self.found
@@ -216,38 +216,62 @@ class _Search:
 
 @dataclass(frozen=True)
 class Validated:
-    """A training problem, and validation ratings as blocks in its columns; `count` of them."""
+    """A training problem, and validation ratings as blocks in its columns; `count` of them, lists of length `k`."""
 
     problem: Problem
     validation: PassOracle
     count: int
+    k: int
 
     def errors(self, fits: Sequence[Fit], outcomes: Sequence[Outcome]) -> list[float]:
-        """RMSE on the validation ratings of each, in one pass; the fits have one shape."""
+        """RMSE on the validation ratings of each, or 1 − NDCG@k of lists, in one pass; the fits have one shape."""
         if not fits:
             return []
-        statistic = Errors(*fits[0].rating_range) if fits[0].params.getOrDefault("clip") else Errors()
         points = [fit.parameters(outcome) for fit, outcome in zip(fits, outcomes, strict=True)]
-        sums = (array_of(found, "errors") for found in self.validation.run(statistic, fits[0].model, points))
-        return [math.sqrt(squares / weight) for weight, _, squares in sums]
+        if fits[0].params.ranks:
+            found = self.validation.run(ListGains(self.k), fits[0].model, points)
+            return [1 - float(np.divide(*array_of(sums, "gains"))) for sums in found]
+        statistic = Errors(*fits[0].rating_range) if fits[0].params.getOrDefault("clip") else Errors()
+        found = self.validation.run(statistic, fits[0].model, points)
+        return [math.sqrt(squares / weight) for weight, _, squares in (array_of(sums, "errors") for sums in found)]
 
 
 @contextmanager
-def validated(nimc: NIMC, training: DataFrame, validation: DataFrame) -> Iterator[Validated]:
-    """The blocks of both parts, with the features of `nimc`, kept by Spark until the end."""
+def validated(nimc: NIMC, training: DataFrame, validation: DataFrame, k: int) -> Iterator[Validated]:
+    """The blocks of both parts, with the features of `nimc`, kept by Spark until the end.
+
+    Raises DataError for a validation part that cannot judge: no rating, or for a model that ranks no positive.
+    """
     inputs = nimc.inputs(training.sparkSession)
     known = targets(nimc, canonical_ratings(nimc, training))
     held_out = targets(nimc, canonical_ratings(nimc, validation))
+    profile = profile_ratings(held_out)
+    count = profile.count
+    if nimc.ranks and profile.highest <= 0:
+        raise DataError("no validation rating is a positive: lower positiveFrom, or hold more ratings out")
     with problem(nimc, training, inputs) as fit:
-        own, profile = fit.problem, profile_ratings(held_out)
+        own = fit.problem
         data = {side: _everyone(own.sides[side], inputs[side], known) for side in SideName}
+        if nimc.ranks:
+            every_item = own.blocks.sides[SideName.ITEMS].index.select("id")
+            data[SideName.ITEMS] = replace(data[SideName.ITEMS], unrated=every_item)
+            held_out = _with_known(held_out, known)
+            profile = profile_ratings(held_out)
         limits = GridLimits(ratings_per_lane=nimc.getOrDefault("ratingsPerLane"))
         columns = Columns(own.blocks.sides, known)
         blocks = build_blocks(held_out, profile, data, own.plan.dtype, limits, columns)
         try:
-            yield Validated(own, oracle_of(blocks, own.plan.passes), profile.count)
+            yield Validated(own, oracle_of(blocks, own.plan.passes), count, k)
         finally:
             blocks.close()
+
+
+def _with_known(held_out: DataFrame, known: DataFrame) -> DataFrame:
+    """The ratings that judge lists, each of weight 1, and of weight 0 the pairs that no list of their users has."""
+    users = held_out.select("user").distinct()
+    before = known.join(users, "user", "semi").select("user", "item", F.lit(0.0).alias("rating"))
+    judged = held_out.select("user", "item", "rating").withColumn("weight", F.lit(1.0))
+    return judged.unionByName(before.withColumn("weight", F.lit(0.0)))
 
 
 def _everyone(side: TrainingSide, source: SideInput, ratings: DataFrame) -> SideData:
@@ -269,5 +293,5 @@ def _data_of(nimc: NIMC) -> Any:
 
 def _shape_of(nimc: NIMC) -> Any:
     """What decides the model's shape and how it is solved beside the blocks, so that passes can be shared."""
-    names = ("maxIter", "tol", "clip")
+    names = ("maxIter", "tol", "clip", "stepSize")
     return (*(nimc.optional(name) for name in names), *(nimc.side_activation(side) for side in SideName))

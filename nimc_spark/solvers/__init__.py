@@ -30,6 +30,8 @@ STEPPED: Mapping[str, Callable[[Progress, float], Solver[Any]]] = {
     "gd": lambda progress, size: Gd(progress, size, constant=True),
     "adam": Adam,
 }
+# Their queries want matrices or their blocks, which are made of the items' features beside the ratings.
+MATRIX_SOLVERS = ("lm", "gncg")
 # Up to this many parameters a pass with the whole Gauss-Newton matrix costs little more than one without (measured:
 # 1e6 ratings, p = 500), and lm takes a tenth of the passes.
 MOST_AUTO_LM = 500

@@ -3,8 +3,9 @@
     (JᵀJ + Λ + μI) s = −∇f by conjugate gradients, preconditioned by diagonal blocks of it;  x₊ = x + s if f falls
 
 A product with JᵀJ is a pass, and so is a trial point, which brings f, ∇f and the blocks there. The inner iteration ends
-when its residual has fallen by min(½, √(‖∇f‖/‖∇f₀‖)), which keeps convergence superlinear. For problems whose matrix is
-too large for `lm`. Source: Nocedal and Wright, Numerical Optimization, algorithm 7.1, damped instead of line searches.
+when its residual, in the preconditioner's norm, has fallen by min(½, √(‖∇f‖/‖∇f₀‖)), which keeps convergence
+superlinear. For problems whose matrix is too large for `lm`. Source: Nocedal and Wright, Numerical Optimization,
+algorithm 7.1, damped instead of line searches.
 """
 
 from __future__ import annotations

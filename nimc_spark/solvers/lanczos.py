@@ -16,8 +16,8 @@ from nimc_spark.solvers.oracle import Oracle, Vector, Want
 
 # Up to so many variables one pass brings the matrix.
 MOST_DENSE = 500
-# Lanczos wants more variables than eigenvalues.
-_FEWEST = 2
+# Lanczos wants more variables than eigenvalues, and keeps so many vectors.
+_FEWEST, _KEPT = 2, 40
 
 
 class Extremes(NamedTuple):
@@ -60,23 +60,29 @@ def extreme_eigenvalues(
         full[free] = v.ravel()
         return oracle.product(x, full)[free]
 
-    v0 = np.random.default_rng(seed).standard_normal(count)
+    random = np.random.default_rng(seed)
+    v0 = random.standard_normal(count)
 
     def top_of(product: Callable[[Vector], Vector]) -> tuple[float, Vector, bool]:
-        operator, size, sound = LinearOperator((count, count), matvec=product, dtype=np.float64), min(count, 40), True
+        operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
+        first = product(v0)
+        if not first.any():
+            # Zero at a random vector is zero everywhere, of which ARPACK can make nothing.
+            return 0.0, _full(free, v0 / np.linalg.norm(v0)), True
+        size, sound = min(count, _KEPT, max(limit, _FEWEST)), True
+        settings = {"v0": v0, "tol": tolerance, "ncv": size, "maxiter": max(limit // size, 1), "rng": random}
         try:
-            values, vectors = eigsh(operator, 1, which="LA", v0=v0, tol=tolerance, ncv=size, maxiter=limit // size + 1)
+            values, vectors = eigsh(operator, 1, which="LA", **settings)
         except ArpackNoConvergence as error:
             sound, values, vectors = False, error.eigenvalues, error.eigenvectors
             if len(values) == 0:
-                values, vectors = np.array([np.nan]), np.full((count, 1), np.nan)
+                values, vectors = np.array([v0 @ first / (v0 @ v0)]), v0[:, None] / np.linalg.norm(v0)
         return float(values[0]), _full(free, vectors[:, 0]), sound
 
     largest, top, top_found = top_of(times)
     # ARPACK's tolerance is relative to the eigenvalue, which here is of the size of λ_max.
-    shift = largest if np.isfinite(largest) else 0.0
-    depth, bottom, bottom_found = top_of(lambda v: shift * v.ravel() - times(v))
-    return Extremes(shift - depth, largest, bottom, top, calls, top_found and bottom_found)
+    depth, bottom, bottom_found = top_of(lambda v: largest * v.ravel() - times(v))
+    return Extremes(largest - depth, largest, bottom, top, calls, top_found and bottom_found)
 
 
 def _dense(oracle: Oracle, x: Vector, free: npt.NDArray[np.bool_]) -> Extremes:

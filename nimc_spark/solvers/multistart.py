@@ -23,7 +23,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """After a pass: its number from 1, and the best loss so far of each start."""
+    """After a pass: its number from 1, and the loss at which each start would end."""
 
     number: int
     losses: tuple[float, ...]
@@ -96,8 +96,15 @@ class Race:
             on_pass(PassRecord(self.passes, losses))
 
     def outcomes(self, reason: StopReason = StopReason.MAX_PASSES) -> list[Outcome]:
-        """Where each run is, in the order of the problems; `reason` is that of runs which could go on."""
-        return [Outcome(state.best, state.stopped or reason) for state in self.course.states]
+        """Where each run is, in the order of the problems; `reason` is that of runs which could go on.
+
+        A run that is above where it began has diverged, whatever else it says.
+        """
+        first = self.course.losses[0]
+        return [
+            Outcome(state.best, StopReason.DIVERGED if state.best.value > begun else state.stopped or reason)
+            for state, begun in zip(self.course.states, first, strict=True)
+        ]
 
 
 def minimize(

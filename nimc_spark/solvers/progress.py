@@ -1,4 +1,4 @@
-"""When an accepted step ends the search: one test for every first-order solver."""
+"""When an accepted step ends the search: one test for every solver."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class State(Protocol):
 
     @property
     def best(self) -> Iterate | None:
-        """The last accepted iterate, None before the first evaluation."""
+        """The iterate it would end with, None before the first evaluation: the best so far, or `gd`'s last."""
         ...
 
     @property

@@ -33,5 +33,5 @@ _MESSAGES = {
     StopReason.MAX_SECONDS: "the limit of seconds was reached before the loss settled",
     StopReason.LINE_SEARCH: "no step that the solver tries decreases the loss further at this precision",
     StopReason.NON_FINITE: "the loss or its gradient is not a finite number at the start",
-    StopReason.DIVERGED: "the loss grew beyond all numbers: the step is too large",
+    StopReason.DIVERGED: "the loss grew instead of falling: the step is too large",
 }

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from nimc_spark.data.local import LocalOracle, Observations, records_of_arrays
 from nimc_spark.data.oracle import BoundOracle
 from nimc_spark.kernels.activations import activation
-from nimc_spark.kernels.features import Rows, dense_rows
+from nimc_spark.kernels.features import dense_rows
 from nimc_spark.kernels.model import Model, SideName, Vector
 from nimc_spark.kernels.objective import GroupPenalty, Layout, Objective, objective, random_start
-from nimc_spark.kernels.statistics import FeatureCounts
+from nimc_spark.kernels.statistics import FeatureCounts, rows_of
 from nimc_spark.solvers.multistart import Outcome, best_outcome, minimize
 from nimc_spark.solvers.oracle import ScaledOracle
 from nimc_spark.solvers.solver import Solver
@@ -105,13 +105,7 @@ def conditioned(random: np.random.Generator, d: int, k: int, kappa: float) -> Ma
 def feature_counts(passes: LocalOracle, model: Model) -> dict[SideName, Vector]:
     """c_r (d,) of each side: what scales penalties, starts and the solver's variables."""
     sums = passes.run(FeatureCounts(), model, [model.unravel(np.zeros(model.size))])[0]
-    counts = {}
-    for side in SideName:
-        rows = sums[side.value]
-        if not isinstance(rows, Rows):
-            raise TypeError("feature counts are rows")
-        counts[side] = dense_rows(rows, model.width(side))[:, 0]
-    return counts
+    return {side: dense_rows(rows_of(sums, side.value), model.width(side))[:, 0] for side in SideName}
 
 
 def unpenalized(passes: LocalOracle, model: Model, count: int) -> tuple[Objective, dict[SideName, Vector]]:

@@ -106,6 +106,15 @@ def test_clean_tables_and_a_rerun(case: Case) -> None:
     assert set(runs[1]["stages"]) == {"prepare"}
 
 
+def test_numbers_whose_squares_overflow_are_quarantined(case: Case) -> None:
+    case.config |= {"rating_range": None, "columns": case.config["columns"] | {"weight": "w"}}
+    rows = "".join(f"1,{i},3,1,1\n" for i in range(10, 30))
+    case.ratings(
+        f"uid,iid,stars,at,w\n{rows}2,10,2e18,1,1\n2,11,3,1,2e18\n", "uid INT, iid INT, stars DOUBLE, at LONG, w DOUBLE"
+    )
+    assert case.done()["quarantine_reasons"]["ratings"] == {"rating beyond ±1e+18": 1, "weight above 1e+18": 1}
+
+
 def test_each_bad_rating_is_kept_with_its_reason(case: Case) -> None:
     bad = ",10,3,1\n3,,3,1\n3,10,,1\n3,11,NaN,1\n3,12,Infinity,1\n3,13,5.5,1\n3,14,0,1\n3,15,3,\n"
     bad += "x,16,3,1\n3,17,3\n3,18,3,1,9\n"

@@ -131,16 +131,9 @@ def test_training_that_collapses(kept: Workplace) -> None:
     assert "lower model.reg" in message
 
 
-def test_training_that_is_not_finite(tmp_path: Path, spark: SparkSession) -> None:
-    place = tiny(tmp_path)
-    rows = "".join(f"u{i:02d},{j},{1 + (i + j) % 5}e200,1\n" for i in range(9) for j in range(9))
-    place.config["sources"]["ratings"]["path"] = place.text("huge.csv", f"uid,iid,stars,at\n{rows}")
-    place.config["sources"] = {"ratings": place.config["sources"]["ratings"]}
-    place.config |= {"features": {}, "rating_range": None, "format": "parquet"}
-    place.run(prepare.main).done()
-    message = refused(place, 5, train.main)
-    assert message.startswith("training diverged: the loss or its gradient is not a finite number at the start; check ")
-    assert not (place.lake / "models").exists()
+def test_training_that_diverges(kept: Workplace) -> None:
+    message = refused(kept, 5, train.main, "--set", "model.solver=gd", "--set", "model.step_size=30")
+    assert message.startswith("training diverged: the loss grew instead of falling: the step is too large; lower step")
 
 
 def test_attributes_of_another_width_than_the_models(kept: Workplace) -> None:

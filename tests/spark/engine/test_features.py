@@ -84,7 +84,6 @@ def test_groups_follow_their_first_declaration_and_leave_ids_out(fitted: FittedF
     assert [(group.name, group.width) for group in fitted.groups] == [("const", 1), ("attributes", 14), ("work", 3)]
     assert [name for group in fitted.groups for name in group.columns] == NAMES
     assert fitted.width == 18
-    assert fitted.uses_id
 
 
 def test_every_kind_encodes_to_these_numbers(fitted: FittedFeatures, people: DataFrame) -> None:
@@ -197,7 +196,6 @@ def test_columns_of_nulls_only_leave_one_slot(spark: SparkSession) -> None:
 def test_without_attributes_the_vector_is_empty(people: DataFrame, raw: list[dict[str, Any]]) -> None:
     features = fit_features(people, "uid", parse_declarations(raw))
     assert features.groups == ()
-    assert features.uses_id is bool(raw)
     assert features.unseen_counts(people) == {}
     assert _encoded(features, people) == {1: [], 2: [], 3: [], 4: []}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -40,6 +42,9 @@ def test_an_id_keeps_its_part_in_every_type(spark: SparkSession) -> None:
         ("double", "int", [7.0, 1.5, 1e300, float("nan")], [7, None, None, None]),
         ("long", "int", [7, 2**40], [7, None]),
         ("long", "string", [7, -1], ["7", "-1"]),
+        ("double", "string", [7.0, -1.0, 1.5, 1e300, float("nan")], ["7", "-1", "1.5", "1.0E300", "NaN"]),
+        ("decimal(9,2)", "string", [Decimal("7.00"), Decimal("7.50")], ["7", "7.50"]),
+        ("string", "double", ["7", "7.0", "1.5", "abc", None], [7.0, None, 1.5, None, None]),
     ],
 )
 def test_align_id(spark: SparkSession, source: str, target: str, values: list, aligned: list) -> None:

@@ -32,13 +32,15 @@ def test_every_fault_is_counted_in_one_message(spark: SparkSession) -> None:
         (1, "a", 4.0, -0.5, 0.0),
         (1, "a", 4.0, math.inf, 0.0),
         (1, "a", 4.0, 1.0, None),
+        (1, "a", -2e18, 3e18, 4e18),
     ]
     with pytest.raises(DataError) as raised:
         profile_ratings(spark.createDataFrame(rows, SCHEMA))
     assert str(raised.value) == (
         "the ratings have 1 rows with a null user, 2 rows with a null item, "
-        "3 rows with a null, NaN or infinite rating, "
-        "1 rows with a null, NaN or infinite weight, 1 rows with a null, NaN or infinite offset, "
+        "3 rows with a null, NaN or infinite rating, 1 rows with a rating beyond ±1e+18, "
+        "1 rows with a null, NaN or infinite weight, 1 rows with a weight beyond ±1e+18, "
+        "1 rows with a null, NaN or infinite offset, 1 rows with a offset beyond ±1e+18, "
         "1 rows with a negative weight; remove them, or let the prepare job quarantine them"
     )
 
@@ -48,3 +50,5 @@ def test_nothing_to_train_on(spark: SparkSession) -> None:
         profile_ratings(spark.createDataFrame([], SCHEMA))
     with pytest.raises(DataError, match="all weights are 0"):
         profile_ratings(spark.createDataFrame([(1, "a", 4.0, 0.0, 0.0)] * 2, SCHEMA))
+    with pytest.raises(DataError, match="all weights are below 1e-18: multiply them"):
+        profile_ratings(spark.createDataFrame([(1, "a", 4.0, 0.0, 0.0), (1, "b", 4.0, 1e-19, 0.0)], SCHEMA))

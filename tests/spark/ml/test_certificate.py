@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from nimc_spark.errors import DataError
+from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml.certificate import Certificate, certificate
 from tests.spark.ml.test_objectives import BETA, LAMBDA, OneClass
@@ -55,8 +56,35 @@ def test_a_certificate_has_the_eigenvalues_of_the_dense_hessian(spark: SparkSess
     # Near the middle the loss is a parabola of the top curvature, but for the slope that is left.
     bend = (loss[21] - 2 * loss[20] + loss[19]) / (distance[21] - distance[20]) ** 2
     assert bend == pytest.approx(found.largest, rel=0.05)
-    with pytest.raises(DataError, match="give those that it was trained on"):
-        certificate(model.copy().setUsers(wider(spark, data)), data.positives)
+    for limit, reach in ((0, 1.0), (10, 0.0), (10, float("nan"))):
+        with pytest.raises(UsageError, match="limit must be at least 1, reach a finite number > 0"):
+            certificate(model, data.positives, limit, reach)
+
+
+def test_a_certificate_is_of_the_data_of_its_training_alone(spark: SparkSession) -> None:
+    data = OneClass(spark)
+    model, rows = data.nimc(maxIter=4).fit(data.positives), data.positives
+    give = "give the ratings and tables that it was trained on"
+    with pytest.raises(DataError, match=f"give the users 4 features, the model has 3: {give}"):
+        certificate(model.copy().setUsers(wider(spark, data)), rows)
+    with pytest.raises(DataError, match=rf"these ratings have \d+ users \(int32\) which are not the \d+ .*: {give}"):
+        certificate(model, rows.where("user > 0"))
+    with pytest.raises(DataError, match=r"users \(string\) which are not the \d+ \(int32\) of the model"):
+        certificate(model, rows.withColumn("user", F.col("user").cast("string")))
+    swapped = rows.withColumn("user", F.when(F.col("user") < 2, 1 - F.col("user")).otherwise(F.col("user")))
+    for other in (swapped, rows.where("user > 0 or item > 0"), rows.withColumn("rating", F.lit(2.0))):
+        with pytest.raises(
+            DataError, match=rf"with a loss of .* but the model was trained on \d+ to a loss of .* {give}"
+        ):
+            certificate(model, other)
+
+
+def test_a_model_without_a_parameter_has_no_certificate(spark: SparkSession) -> None:
+    data = OneClass(spark)
+    nothing = [data.nothing(name) for name in ("user", "item")]
+    model = data.nimc(complementWeight=0.0).setUsers(nothing[0]).setItems(nothing[1]).fit(data.positives)
+    with pytest.raises(UsageError, match="this model has no free parameter: every feature is 0 at every rating"):
+        certificate(model, data.positives)
 
 
 def test_units_that_scale_freely_have_no_flat_direction_in_the_certificate(spark: SparkSession) -> None:
@@ -75,8 +103,8 @@ def wider(spark: SparkSession, data: OneClass):  # type: ignore[no-untyped-def]
     return spark.createDataFrame(rows, ["user", "features"])
 
 
-def made(least: float, largest: float = 2.0, converged: bool = True) -> Certificate:
-    return Certificate(3, 0, 1.0, 0.0, least, largest, 10, converged, {})
+def made(least: float, largest: float = 2.0, converged: bool = True, gradient: float = 0.0) -> Certificate:
+    return Certificate(3, 0, 1.0, gradient, least, largest, 10, converged, {})
 
 
 def test_verdicts() -> None:
@@ -84,8 +112,14 @@ def test_verdicts() -> None:
     assert (made(0.5).step, made(0.5).rate) == (0.5, 0.75)
     assert made(1e-9).verdict == "a τ-relaxed second-order point with τ = 0, flat along some direction"
     assert made(-1e-9).verdict == "a τ-relaxed second-order point with τ = 1e-09, flat along some direction"
-    assert made(-0.1).verdict.startswith(
-        "a saddle or a slope: the loss bends down along the bottom eigenvector (τ = 0.1)"
-    )
+    assert made(-0.1).verdict.startswith("a saddle: the loss bends down along the bottom eigenvector (τ = 0.1)")
     assert (made(-0.1).rate, made(0.0).rate) == (None, None)
     assert made(0.5, converged=False).verdict.startswith("undecided")
+    assert made(0.5, gradient=5e-3).verdict.startswith("a τ-relaxed second-order point")
+    assert made(0.5, gradient=0.1).gain == pytest.approx(0.0025)
+    for largest in (2.0, 0.0, -1.0):
+        slope = made(-1.0, largest, gradient=0.1).verdict
+        assert slope.startswith("no stationary point: ‖∇f‖ = 0.1, a step of gradient descent takes")
+    assert (made(-1.0, -0.5).step, made(-1.0, -0.5).rate, made(-1.0, -0.5).gain) == (None, None, 0.0)
+    assert made(-1.0, -0.5).verdict.startswith("a saddle")
+    assert made(0.0, 0.0).verdict.endswith("flat along some direction")

@@ -233,17 +233,38 @@ def test_an_observer_sees_every_pass_and_starts_share_them(toy: Toy) -> None:
     assert model.summary.losses == tuple(record.losses[model.summary.start] for record in seen)
 
 
-def test_training_that_diverges_is_named(toy: Toy) -> None:
-    huge = toy.train.withColumn("rating", F.col("rating") * 1e200)
-    with pytest.raises(TrainingError, match="training diverged: the loss or its gradient is not a finite number"):
-        NIMC(**BRIEF).fit(huge)
+def test_features_whose_squares_overflow_are_named(toy: Toy) -> None:
+    wild = toy.items.select("item", F.array(F.lit(1e200) * F.col("item")).alias("features"))
+    with pytest.raises(DataError, match="the features or their squares are no numbers after encoding: scale the large"):
+        NIMC(**BRIEF, dtype="float64").setItems(wild).fit(toy.train)
+
+
+def test_the_scale_of_weights_is_that_of_the_penalty(toy: Toy) -> None:
+    """Weights 4 w, and λ √4 as large: a loss 4 times as large at every pass, from the same start."""
+    heavy = toy.train.withColumn("w", F.lit(4.0))
+    settings = {"rank": 2, "maxIter": 4, "tol": 0.0, "solver": "lbfgs", "dtype": "float64"}
+    plain = NIMC(**settings, regParam=0.6, linearRegParam=0.2).fit(toy.train)
+    weighted = NIMC(**settings, regParam=1.2, linearRegParam=0.4, weightCol="w").fit(heavy)
+    assert weighted.summary.losses == pytest.approx([4 * loss for loss in plain.summary.losses], rel=1e-6)
 
 
 def test_steps_that_are_too_long_are_named(toy: Toy) -> None:
     losses = NIMC(**BRIEF, solver="gd", stepSize=0.5).fit(toy.train).summary.losses
     assert losses[2] < losses[1] < losses[0]
-    with pytest.raises(TrainingError, match=r"the step is too large; lower stepSize \(now 1e\+40\), check"):
-        NIMC(**BRIEF, solver="gd", stepSize=1e40).fit(toy.train)
+    for step in (5.0, 1e40):
+        with pytest.raises(
+            TrainingError, match=r"the step is too large; lower stepSize \(now .*\), check the ratings'"
+        ):
+            NIMC(**BRIEF, solver="gd", stepSize=step).fit(toy.train)
+    for step in (20.0, 1e-300):
+        summary = NIMC(**BRIEF, solver="adam", stepSize=step).fit(toy.train).summary
+        idle, worse = summary.warnings
+        assert idle == f"none of 3 passes improved on the start's loss of {summary.loss:.6g}"
+        # Without any model, mean squares of the ratings' distances from their mean.
+        alone = 0.5 * toy.train.agg(F.var_pop("rating")).first()[0]
+        assert worse.startswith(
+            f"the loss {summary.loss:.6g} is above {alone:.6g}, that of offsets alone: train longer"
+        )
     with pytest.raises(UsageError, match=r"stepSize = 0\.5 cannot go with solver = 'auto': only gd and adam take one"):
         NIMC(stepSize=0.5).fit(toy.train)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark.ml.linalg import Vectors
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nimc_spark import NIMC, NIMCModel
@@ -38,6 +38,11 @@ class OneClass:
             spark.createDataFrame([(i, Vectors.dense(x.tolist())) for i, x in enumerate(m)], [name, "features"])
             for name, m in (("user", self.X), ("item", self.Y))
         )
+
+    def nothing(self, name: str) -> DataFrame:
+        """A table of features that are all 0, of the users or the items."""
+        table = self.users if name == "user" else self.items
+        return table.select(name, F.array(F.lit(0.0), F.lit(0.0)).alias("features"))
 
     def nimc(self, **params: Any) -> NIMC:
         settings = {
@@ -91,6 +96,9 @@ def test_what_a_complement_refuses(one_class: OneClass, spark: SparkSession) -> 
         one_class.nimc(offsetCol="rating").fit(one_class.positives)
     with pytest.raises(UsageError, match=r"baseline = \['user'\] cannot go with complementWeight > 0"):
         one_class.nimc(baseline=["user"]).fit(one_class.positives)
+    strangers = one_class.items.withColumn("item", F.col("item") + 100)
+    with pytest.raises(DataError, match=r"no id in the table of items has a rating: is .item. the right"):
+        one_class.nimc().setItems(strangers).fit(one_class.positives)
     for weight in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match=r"complementWeight = .* is not allowed; allowed: a number from 0 to 1"):
             one_class.nimc(complementWeight=weight).fit(one_class.positives)
@@ -117,6 +125,20 @@ def test_ranking_is_one_class_with_rated_negatives_and_popularity_as_offset(one_
     assert "rmse" in cell["item_mean"]
     assert set(cell["model"]) == set(cell["liked"]) == {"ndcg@3", "recall@3", "map@3", "coverage", "users"}
     assert cell["model"]["users"] == (target.max(axis=1) > 0).sum()
+
+
+def test_a_model_of_positives_that_tells_no_pair_from_another_is_collapsed(one_class: OneClass) -> None:
+    model = one_class.nimc(regParam=1e4, maxIter=3).fit(one_class.positives)
+    assert model.summary.collapsed
+
+
+def test_columns_of_any_name_can_be_evaluated(toy: Toy) -> None:
+    names = {"userCol": "item_known", "itemCol": "rest", "ratingCol": "stars", "predictionCol": "rating"}
+    renamed = {"user": "item_known", "item": "rest", "rating": "stars"}
+    train, test = (rows.withColumnsRenamed(renamed) for rows in (toy.train, toy.test))
+    plain, other = NIMC(rank=2, maxIter=2).fit(toy.train), NIMC(rank=2, maxIter=2, **names).fit(train)
+    expected = evaluate_model(plain, toy.train, toy.test, None)
+    assert evaluate_model(other, train, test, None) == expected
 
 
 def test_who_lists_by_predicted_ratings_is_told(

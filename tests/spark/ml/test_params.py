@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
@@ -58,14 +59,17 @@ class TestParams:
             ("rank", 0, "rank = 0 is not allowed; allowed: an integer from 1 to 1000"),
             ("activation", "relo", "activation 'relo' is not known; allowed: identity, sigmoid, tanh, relu, leaky"),
             ("itemActivation", "x", "activation 'x' is not known"),
-            ("regParam", -1.0, r"regParam = -1.0 is not allowed; allowed: a finite number ≥ 0"),
+            ("regParam", -1.0, r"regParam = -1.0 is not allowed; allowed: a number from 0 to 1e\+18"),
             ("regParam", float("nan"), "regParam = nan is not allowed"),
             ("baseline", ["item", "time"], r"baseline = \['item', 'time'\] .* allowed: a list of global, item, user"),
             ("solver", "sgd", "solver = 'sgd' is not allowed; allowed: auto, lbfgs, lm, gncg, gd, adam"),
             ("dtype", "float16", "dtype = 'float16' is not allowed; allowed: float32, float64"),
-            ("groupRegParam", 5, "groupRegParam = 5 is not allowed; allowed: a mapping of numbers"),
+            ("groupRegParam", 5, r"groupRegParam = 5\.0 is not allowed; allowed: a mapping of numbers"),
             ("groupRegParam", {"users": -1}, "groupRegParam = .* is not allowed"),
-            ("initSpread", 0.0, "initSpread = 0.0 is not allowed; allowed: a number > 0"),
+            ("groupRegParam", {"users": {"id": {"factors": {}}}}, "groupRegParam = .* is not allowed"),
+            ("groupRegParam", {"users": {"id": {"factors": True}}}, "groupRegParam = .* is not allowed"),
+            ("groupRegParam", {"users": 1e19}, "groupRegParam = .* is not allowed"),
+            ("initSpread", 0.0, "initSpread = 0.0 is not allowed; allowed: a number from 1e-6 to 1e6"),
             ("starts", 0, "starts = 0 is not allowed"),
             ("userCol", "", "userCol = '' is not allowed"),
         ],
@@ -75,13 +79,52 @@ class TestParams:
             NIMC(**{name: value}).validate()
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("rank", "many"), ("rank", 1.5), ("linear", "yes"), ("baseline", "global"), ("seed", "x")]
+        ("name", "value"),
+        [
+            ("rank", "many"),
+            ("rank", 1.5),
+            ("linear", "yes"),
+            ("baseline", "global"),
+            ("seed", "x"),
+        ],
     )
     def test_a_value_of_another_type_is_refused_where_it_is_set(self, name: str, value: Any) -> None:
         with pytest.raises(UsageError, match=f'param "{name}"'):
             NIMC(**{name: value})
         with pytest.raises(UsageError, match=f'param "{name}"'):
             getattr(NIMC(), f"set{name[0].upper()}{name[1:]}")(value)
+
+
+def test_penalties_may_be_numbers_of_numpy() -> None:
+    declared = {"users": {"id": np.float32(2)}, "items": {"id": {"factors": np.int64(3)}}}
+    estimator = NIMC(groupRegParam=declared)
+    estimator.validate()
+    assert estimator.getGroupRegParam() == {"users": {"id": 2.0}, "items": {"id": {"factors": 3.0}}}
+    assert type(estimator.getGroupRegParam()["users"]["id"]) is float
+    for huge in ({"groupRegParam": {"users": 10**400}}, {"regParam": 10**400}):
+        with pytest.raises(UsageError, match="int too large to convert to float"):
+            NIMC(**huge)
+
+
+def test_a_start_of_moments_does_not_go_with_a_complement() -> None:
+    with pytest.raises(UsageError, match=r"init = 'tensor' cannot go with complementWeight > 0"):
+        NIMC(init="tensor", activation="tanh", objective="ranking").validate()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"predictionCol": "Score_Source"}, "predictionCol = 'score_source': that column says what scored a pair"),
+        ({"ratingCol": "stars", "predictionCol": "Stars"}, "ratingCol = 'stars', .* each must be a column of its own"),
+    ],
+)
+def test_columns_need_names_of_their_own(names: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        NIMC(**names).validate()
+
+
+def test_a_seed_may_be_negative() -> None:
+    assert (NIMC(seed=-1).unsigned_seed, NIMC(seed=7).unsigned_seed) == (2**64 - 1, 7)
 
 
 def test_none_unsets(spark: SparkSession) -> None:

@@ -112,6 +112,18 @@ def test_an_estimator_keeps_its_params_and_refuses_dataframes(toy: Toy, tmp_path
     assert not (tmp_path / "other").exists()
 
 
+def test_damaged_or_foreign_params_are_named(tmp_path: Path) -> None:
+    NIMC(rank=3).save(str(tmp_path / "estimator"))
+    (file,) = (tmp_path / "estimator" / "metadata").glob("part-*")
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({**whole, "paramMap": {"rank": 3, "depth": 2}}))
+    with pytest.raises(DataError, match="estimator was saved with depth, which this version does not know"):
+        NIMC.load(str(tmp_path / "estimator"))
+    file.write_text(json.dumps({"class": whole["class"]}))
+    with pytest.raises(DataError, match="is damaged: it has no 'uid'"):
+        NIMC.load(str(tmp_path / "estimator"))
+
+
 def test_stages_of_pipelines_are_saved_and_loaded(toy: Toy, tmp_path: Path) -> None:
     doubled = SQLTransformer(statement="SELECT user, item, 2 * rating AS rating FROM __THIS__")
     pipeline = Pipeline(stages=[doubled, NIMC(rank=2, maxIter=3)])

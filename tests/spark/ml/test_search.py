@@ -10,6 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nimc_spark import NIMC
+from nimc_spark.errors import DataError
 from nimc_spark.ml.tuning import Budget, Trial, search
 from tests.spark.engine.oracle_problem import persisted
 from tests.spark.ml.conftest import Toy
@@ -45,6 +46,46 @@ def test_the_best_of_each_coordinate_is_kept(spark: SparkSession, toy: Toy) -> N
     best = estimator(toy, found.best).fit(training)
     rows = best.transform(validation).select("rating", "prediction").toPandas()
     assert found.error == pytest.approx(np.sqrt(np.mean((rows.rating - rows.prediction) ** 2)), rel=1e-5)
+
+
+def test_a_model_that_ranks_is_judged_by_its_lists(toy: Toy) -> None:
+    """The error is 1 − NDCG of the trained model's lists: of new users, and of known ones without what they rated."""
+    settings = {"objective": "ranking", "positiveFrom": 4.0, "maxIter": 8, "userFeatures": FEATURES[:1]}
+    held_out = "(user + item) % 4 = 0 or user >= 20"
+    training, validation = toy.train.where(f"not ({held_out})"), toy.train.where(held_out)
+    found = search(lambda _: estimator(toy, settings), {}, training, validation, Budget(), 3)
+    model = estimator(toy, settings).fit(training)
+    liked: dict[int, set[int]] = {}
+    for user, item, _ in validation.where("rating >= 4").collect():
+        liked.setdefault(user, set()).add(item)
+    lists = model.recommend(3, toy.users.select("user"), exclude=training).orderBy("rank").collect()
+    gains = []
+    for user, items in liked.items():
+        hits = [row["item"] in items for row in lists if row["user"] == user]
+        discount = 1 / np.log2(np.arange(3) + 2)
+        gains.append(discount @ hits / discount[: len(items)].sum())
+    assert found.error == pytest.approx(1 - np.mean(gains), rel=1e-12)
+    with pytest.raises(DataError, match="no validation rating is a positive: lower positiveFrom"):
+        search(lambda _: estimator(toy, {**settings, "positiveFrom": 99.0}), {}, training, validation, Budget())
+
+
+def test_multiples_of_the_best_are_tried_on_while_they_improve(toy: Toy) -> None:
+    held_out = "item % 3 = 0 and user % 2 > 0"
+    training, validation = toy.train.where(f"not ({held_out})"), toy.train.where(held_out)
+    found = search(
+        lambda setting: estimator(toy, {"maxIter": 6, **setting}),
+        {"regParam": lambda s: [s["regParam"] * times for times in (0.25, 4.0)], "tol": lambda _: [1e-4]},
+        training,
+        validation,
+        Budget(rounds=1),
+        start={"regParam": 60.0},
+    )
+    tried = [trial.setting["regParam"] for trial in found.trials if trial.coordinate == "regParam"]
+    # Each setting once, and one step beyond the best.
+    assert tried[:2] == [15.0, 240.0]
+    assert len(set(tried)) == len(tried) > 2
+    assert found.best["regParam"] not in (60.0, min(tried), max(tried))
+    assert len([trial for trial in found.trials if trial.coordinate == "tol"]) == 1
 
 
 def test_no_trial_begins_beyond_the_budget(toy: Toy) -> None:

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array, eye_array
 
 from nimc_spark.data.local import LocalOracle, Observations, records_of_arrays
 from nimc_spark.data.rating_svd import RatingSvd, rating_svd
+from nimc_spark.errors import DataError
 from tests.unit.problems import bits
 
 
@@ -50,6 +51,13 @@ def test_cuts_change_no_more_than_rounding() -> None:
     R = some_ratings(60, 40)
     for one, other in zip(found(R, 6, 1, 1), found(R, 6, 7, 4), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+def test_ratings_of_0_have_no_vectors() -> None:
+    ids = [[csr_array(eye_array(n))] for n in (6, 5)]
+    nothing = Observations(np.array([0, 3]), np.array([1, 2]), np.zeros(2))
+    with pytest.raises(DataError, match="the ratings have no singular vectors; all of them may be 0"):
+        rating_svd(LocalOracle(records_of_arrays(*ids, nothing, "float64")), 6, 5, 2)
 
 
 @pytest.mark.parametrize(("users", "items"), [(12, 9), (80, 120)])

@@ -107,12 +107,22 @@ def test_far_out_nothing_overflows(name: str) -> None:
     "name",
     [
         *("swish", "Tanh", "", "tanh(1)", "erf(1)", "quadratic(2)", "sigmoid(2)"),
-        *("leaky_relu(x)", "leaky_relu()", "leaky_relu(inf)", "leaky_relu(1)(2)"),
-        *("softplus(0)", "softplus(-1)", "softplus(inf)", "softplus(nan)", "softplus(b)", "softplus()"),
+        *("leaky_relu(x)", "leaky_relu()", "leaky_relu(inf)", "leaky_relu(1)(2)", "leaky_relu(-2e6)"),
+        *(
+            "softplus(1e-7)",
+            "softplus(2e6)",
+            "softplus(0)",
+            "softplus(-1)",
+            "softplus(inf)",
+            "softplus(nan)",
+            "softplus(b)",
+            "softplus()",
+        ),
     ],
 )
 def test_unknown_names_are_told_what_is_allowed(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         activation(name)
-    allowed = "identity, sigmoid, tanh, relu, leaky_relu(a), softplus(b) with b > 0, erf, quadratic"
+    arguments = "leaky_relu(a) with |a| ≤ 1e6, softplus(b) with 1e-6 ≤ b ≤ 1e6"
+    allowed = f"identity, sigmoid, tanh, relu, {arguments}, erf, quadratic"
     assert str(caught.value) == f"activation {name!r} is not known; allowed: {allowed}"

@@ -78,6 +78,8 @@ def test_averages(lanes: int, item_parts: int) -> None:
     np.testing.assert_allclose(array_of(sums, "users"), w @ np.hstack([p, X @ U[:, [k]], one]), rtol=1e-12)
     np.testing.assert_allclose(array_of(sums, "items"), w @ np.hstack([q, one, Y @ V[:, [k]]]), rtol=1e-12)
     np.testing.assert_allclose(array_of(sums, "interaction"), [w @ s, w @ s**2], rtol=1e-12)
+    offset = 0.0 if o.offset is None else o.offset
+    np.testing.assert_allclose(array_of(sums, "offsets_loss"), [0.5 * w @ (o.rating - offset) ** 2], rtol=1e-12)
     slopes = REFERENCES["tanh"][1](X @ U[:, :k])
     np.testing.assert_allclose(array_of(sums, "users_flat"), w @ (slopes < 1e-3), rtol=1e-12)
 

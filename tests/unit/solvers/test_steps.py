@@ -218,6 +218,28 @@ def test_extreme_eigenvalues(most_dense: int) -> None:
     assert not part.top[~free].any()
 
 
+@pytest.mark.parametrize("curvature", [0.0, 1.0, -2.0])
+def test_lanczos_where_all_curvatures_are_one(curvature: float) -> None:
+    def bowl(x: np.ndarray) -> tuple[float, np.ndarray]:
+        return 0.5 * curvature * float(x @ x), curvature * x
+
+    found = extreme_eigenvalues(Counted(bowl), np.ones(8), np.ones(8, bool), most_dense=0)
+    assert (found.least, found.largest) == (pytest.approx(curvature, abs=1e-9), pytest.approx(curvature, abs=1e-9))
+    assert found.converged
+
+
+def test_lanczos_ends_near_its_limit_of_products() -> None:
+    curvatures = np.linspace(0.1, 1.0, 200)
+
+    def bowl(x: np.ndarray) -> tuple[float, np.ndarray]:
+        return 0.5 * float(x @ (curvatures * x)), curvatures * x
+
+    for limit, most, settles in ((3, 12, False), (60, 124, False), (2000, 200, True)):
+        found = extreme_eigenvalues(Counted(bowl), np.ones(200), np.ones(200, bool), limit=limit, most_dense=0)
+        assert (found.products <= most, found.converged) == (True, settles)
+        assert 0.1 - 1e-9 < found.least <= found.largest < 1 + 1e-9
+
+
 def iterate(value: float, gradient: float = 1.0) -> Iterate:
     return Iterate(np.zeros(1), value, np.array([gradient]))
 
