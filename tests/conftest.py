@@ -21,8 +21,8 @@ TEST_SETTINGS = {
     "spark.sql.shuffle.partitions": "1",
     "spark.default.parallelism": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
-    # Tests run short queries, each once: the optimizing JIT costs more than it gives back. Without it the JVM keeps 48 MB
-    # of compiled code, which generated classes fill within a minute: then nothing is compiled any more.
+    # Tests run short queries, each once: the optimizing JIT costs more than it gives back. Without it the JVM keeps 48
+    # MB of compiled code, which generated classes fill within a minute: then nothing is compiled any more.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m",
 }
 
