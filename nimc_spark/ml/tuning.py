@@ -40,8 +40,6 @@ Setting = Mapping[str, Any]
 
 # Passes between two looks at the validation ratings.
 _PASSES_A_LOOK = 20
-# A setting whose validation error is above the best one's by this share is given up.
-_BEHIND = 0.01
 # Fewer validation ratings than this choose by chance.
 _FEW = 1000
 
@@ -190,17 +188,21 @@ class _Search:
             self._record(Trial(0, coordinate, setting, passes[place], loss, errors[place], seconds, state))
 
     def _run_race(self, race: Race, fits: Sequence[Fit], both: Validated) -> list[int]:
-        """Passes of each run; ratings are looked at in between, and what falls behind leaves."""
+        """Passes of each run; they are looked at in between.
+
+        One leaves that would be behind the best even if its error fell as much again, which errors seldom do.
+        """
         passes, most = [0] * len(fits), max(fit.params.getOrDefault("maxIter") for fit in fits)
+        errors = [math.inf] * len(fits)
         while race.running and race.passes < most:
             running, before = race.running, race.passes
             race.advance(min(_PASSES_A_LOOK, most - before))
             for place in running:
                 passes[place] += race.passes - before
             if len(fits) > 1:
-                errors = both.errors(fits, race.outcomes())
+                last, errors = errors, both.errors(fits, race.outcomes())
                 for place in race.running:
-                    if errors[place] > (1 + _BEHIND) * min(errors):
+                    if errors[place] - max(last[place] - errors[place], 0.0) > min(errors):
                         race.leave(place)
         return passes
 

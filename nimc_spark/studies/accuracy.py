@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -26,7 +25,8 @@ from nimc_spark.kernels.objective import GroupPenalty
 from nimc_spark.ml import NIMC, NIMCModel
 from nimc_spark.ml.evaluation import Ranking, evaluate_model
 from nimc_spark.ml.penalties import group_penalties
-from nimc_spark.ml.tuning import Budget, search
+from nimc_spark.ml.search import Multiples, NIMCSearch
+from nimc_spark.ml.tuning import Budget
 from nimc_spark.reports.page import Cell, Page, Part, Table
 from nimc_spark.studies.movielens_tables import Tables, collected, movielens_tables, rmse
 from nimc_spark.studies.peers import als, cmfrec, factorization_machine, installed, lightfm, ndcg
@@ -128,7 +128,7 @@ NEW_USERS_TUNED = Composition(
 _U1_TEST = 20_000
 _ALS_GRID = tuple(product((10, 30, 50), (0.05, 0.08, 0.1, 0.15, 0.2)))
 _K = 10
-_SEARCH_PASSES = 60
+_SEARCH_PASSES = 150
 _ROUNDS = 2
 _VALIDATION = {"random": 0.1, "user": 0.2, "item": 0.2}
 
@@ -321,10 +321,11 @@ def _tables(rows: Sequence[Row], activations: Sequence[str], tables: Tables, lab
         for seed in (lab.seed + n for n in range(1 if lab.quick else row.splits)):
             with _kept(row.cases(tables.ratings, seed)) as case:
                 judge = row.judge(case, tables, seed)
-                found[UNSET].append(_figures(row.defaults.nimc(tables, seed=seed), case, judge, f"{row.name}, unset"))
+                plain = row.defaults.nimc(tables, seed=seed).fit(case.training)
+                found[UNSET].append(_figures(plain, judge, f"{row.name}, unset"))
                 for name in activations if not first else activations[:1]:
-                    nimc = _tuned(row, name, case, tables, seed, lab)
-                    figures = _figures(nimc, case, judge, f"{row.name}, {name}, seed {seed}")
+                    tuned = _tuned(row, name, case, tables, seed, lab)
+                    figures = _figures(tuned, judge, f"{row.name}, {name}, seed {seed}")
                     first.setdefault(name, figures.margin)
                     if name == activations[0]:
                         found[SEARCHED].append(figures)
@@ -335,8 +336,7 @@ def _tables(rows: Sequence[Row], activations: Sequence[str], tables: Tables, lab
     return margins, Table("activations", ["margin, first split", *activations], beside)
 
 
-def _figures(nimc: NIMC, case: Case, judge: Judge, what: str) -> Figures:
-    model = nimc.fit(case.training)
+def _figures(model: NIMCModel, judge: Judge, what: str) -> Figures:
     figures = Figures(*judge(model), model.summary.seconds)
     _LOG.info("%s: %s", what, figures)
     return figures
@@ -350,43 +350,25 @@ def _line(row: Row, label: str, found: Sequence[Figures]) -> list[Cell]:
     return [row.name, label, len(found), abs(base), abs(own), *spread, round(seconds, 1), asked]
 
 
-def _tuned(row: Row, activation: str, case: Case, tables: Tables, seed: int, lab: Lab) -> NIMC:
-    """The row's composition with λ that a coordinate search on a part of the training ratings found best."""
+def _tuned(row: Row, activation: str, case: Case, tables: Tables, seed: int, lab: Lab) -> NIMCModel:
+    """The model of the row's composition with λ that a search on a part of the training ratings found best."""
     start = replace(row.tuned, settings={**row.tuned.settings, "activation": activation})
     if lab.quick or not row.searched:
-        return start.nimc(tables, seed=seed)
-    penalties = start.penalties(tables)
-
-    def key(side: SideName, group: str, part: str) -> str:
-        return f"{side.value}.{group}.{part}"
-
-    def make(multiples: Mapping[str, Any], **params: Any) -> NIMC:
-        reg = {
-            side.value: {
-                group: {part: multiples.get(key(side, group, part), 1.0) * getattr(own, part) for part in _BOTH}
-                for group, own in groups.items()
-            }
-            for side, groups in penalties.items()
-        }
-        return replace(start, reg=reg).nimc(tables, seed=seed, **params)
-
-    def brief(multiples: Mapping[str, Any]) -> NIMC:
-        return make(multiples, maxIter=_SEARCH_PASSES)
-
-    names = [key(s, group, part) for s in penalties for group in penalties[s] for part in row.searched]
-    names = [name for name in names if ".const." not in name]
-    coordinates = {name: partial(_multiples, name) for name in names}
+        return start.nimc(tables, seed=seed).fit(case.training)
+    names = [
+        f"{side.value}.{group}.{part}"
+        for side, groups in start.penalties(tables).items()
+        for group in groups
+        for part in row.searched
+        # A column of ones has no factors to speak of.
+        if group != "const"
+    ]
     spec = Split(row.validation, _VALIDATION[row.validation], seed + _OTHER_SEED)
-    fitted, validation = split(case.training, spec, "user", "item")
-    with _kept(Case(fitted, validation, fitted)) as part:
-        first = dict.fromkeys(names, 1.0)
-        found = search(brief, coordinates, part.training, part.held_out, Budget(rounds=_ROUNDS), _K, start=first)
-    _LOG.info("%s, %s, seed %d: %d trials, %s", row.name, activation, seed, len(found.trials), found.best)
-    return make(found.best)
-
-
-def _multiples(name: str, setting: Mapping[str, Any]) -> list[float]:
-    return [setting[name] * times for times in (0.25, 4.0)]
+    estimator, space = start.nimc(tables, seed=seed), dict.fromkeys(names, Multiples())
+    fitted = NIMCSearch(estimator, space, spec, Budget(rounds=_ROUNDS), _SEARCH_PASSES, _K).fit(case.training)
+    best = {name: f"{value:g}" for name, value in fitted.found.best.items()}
+    _LOG.info("%s, %s, seed %d: %d trials, %s", row.name, activation, seed, len(fitted.found.trials), best)
+    return fitted.bestModel
 
 
 @contextmanager

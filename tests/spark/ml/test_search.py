@@ -10,7 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nimc_spark import NIMC
-from nimc_spark.errors import DataError
+from nimc_spark.engine.splits import Split
+from nimc_spark.errors import DataError, UsageError
+from nimc_spark.ml import Multiples, NIMCSearch
 from nimc_spark.ml.tuning import Budget, Trial, search
 from tests.spark.engine.oracle_problem import persisted
 from tests.spark.ml.conftest import Toy
@@ -86,6 +88,29 @@ def test_multiples_of_the_best_are_tried_on_while_they_improve(toy: Toy) -> None
     assert len(set(tried)) == len(tried) > 2
     assert found.best["regParam"] not in (60.0, min(tried), max(tried))
     assert len([trial for trial in found.trials if trial.coordinate == "tol"]) == 1
+
+
+def test_the_estimator_trains_on_all_ratings_with_what_a_part_of_them_chose(toy: Toy, spark: SparkSession) -> None:
+    nimc = NIMC(rank=2, maxIter=5, activation="tanh", itemFeatures=FEATURES[:2]).setItems(toy.items)
+    space = {"rank": [1], "items.id.factors": Multiples((4.0,)), "activation": ["tanh", "identity"]}
+    before = persisted(spark)
+    fitted = NIMCSearch(nimc, space, Split("item", 0.3, 1), Budget(rounds=1), passes=3).fit(toy.train)
+    assert persisted(spark) == before
+    trials, best = fitted.found.trials, fitted.found.best
+    assert [trial.coordinate for trial in trials[:2]] == ["start", "rank"]
+    assert {trial.passes for trial in trials} == {3}
+    assert fitted.found.error == min(trial.error for trial in trials)
+    alike = nimc.copy().setParams(**{key: best[key] for key in ("rank", "activation") if key in best})
+    alike.setGroupRegParam({"items": {"id": best["items.id.factors"]}})
+    assert fitted.bestModel.summary.losses == alike.fit(toy.train).summary.losses
+    assert fitted.bestModel.summary.passes == 5
+    assert fitted.transform(toy.test).count() == toy.test.count()
+    for key, message in (
+        ("items.genre.linear", "there is no 'items.genre.linear'; there are Params of NIMC and users.id.factors, "),
+        ("activation", "'activation' is 'tanh', of which there are no multiples: give a list of values"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            NIMCSearch(nimc, {key: Multiples()}, Split("item", 0.3, 1)).fit(toy.train)
 
 
 def test_no_trial_begins_beyond_the_budget(toy: Toy) -> None:
