@@ -14,11 +14,13 @@ from jobs._config import Config, Member
 from jobs._estimator import PARAM_OF_KEY
 from jobs._settings import ROOT
 from nimc_spark.data.declarations import Declaration
+from nimc_spark.engine.splits import Split
 from nimc_spark.io.contracts import ID, ID_TYPES, TABLES, TIME, TIME_TYPES, Table
 from nimc_spark.kernels.activations import ACTIVATION_NAMES
-from nimc_spark.ml import NIMC, NIMCModel, TrainingSummary
+from nimc_spark.ml import NIMC, Multiples, NIMCModel, NIMCSearch, TrainingSummary
 from nimc_spark.ml.params import RULES, NIMCParams
 from nimc_spark.ml.tables import HoldsTables
+from nimc_spark.ml.tuning import Budget
 
 MADE = "<!-- Made by `python -m scripts.make_docs`; change the code that it describes instead. -->"
 
@@ -51,6 +53,10 @@ folder of numbered versions. A table is checked against this contract before it 
 * `{ID}`: whatever type the raw data has, the same in all tables; one of {", ".join(ID_TYPES)}.
 * `{TIME}`: as in the raw data; one of {", ".join(TIME_TYPES)}.
 * Models are folders `LAKE/model_files/NAME/VERSION` (JSON, npz and Parquet), named by the table `models`.
+"""
+
+SEARCH_PARTS = """`from nimc_spark.ml import NIMCSearch, Multiples, Split, Budget`; its model has `bestModel` and
+`found`, with `found.best`, `found.error` and `found.trials`.
 """
 
 API_HEAD = (
@@ -119,7 +125,11 @@ def api_page() -> str:
         parts += [f"## {cls.__name__}\n", f"{inspect.getdoc(cls)}\n", _table(("member", "meaning"), members)]
     fields = ", ".join(f"`{name}`" for name in TrainingSummary.__dataclass_fields__)
     about = f"`model.summary`, with the fields {fields}. {_words(TrainingSummary.__doc__)}\n"
-    return "\n".join([*parts, "## TrainingSummary\n", about])
+    parts += ["## TrainingSummary\n", about, "## NIMCSearch\n", f"{inspect.getdoc(NIMCSearch)}\n", SEARCH_PARTS]
+    rows = [
+        (f"`{cls.__name__}({_arguments(cls.__init__)})`", _words(cls.__doc__)) for cls in (Multiples, Split, Budget)
+    ]
+    return "\n".join([*parts, _table(("argument", "meaning"), rows)])
 
 
 PAGES = {"docs/config.md": config_page, "docs/tables.md": tables_page, "docs/api.md": api_page}
