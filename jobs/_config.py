@@ -100,6 +100,24 @@ class Source(_Section):
         return ReadableSource(self.path, self.format, dict(self.options), self.ddl)
 
 
+class Filter(Source):
+    """A table of items, or of users and items, by the names in `columns`; a row holds from `since` until `until`."""
+
+    since: str | None = Field(None, min_length=1, description="column with the first day on which the row holds")
+    until: str | None = Field(None, min_length=1, description="column with the first day on which it holds no more")
+
+
+class Filters(_Section):
+    """Who may get what, in `score`, and in `predict` for users. A date that is null is open.
+
+    Of items alone: nothing is recommended that a table under `allow` leaves out, or one under `deny` has. Of users and
+    items: a user in the table under `allow` gets only these items, and no pair under `deny` is recommended.
+    """
+
+    allow: tuple[Filter, ...] = Field((), description="a list of tables; at most one that names users")
+    deny: tuple[Filter, ...] = Field((), description="a list of tables")
+
+
 class Sources(_Section):
     """The raw tables; without `users` or `items` that side has ids only."""
 
@@ -296,11 +314,15 @@ Candidates = Annotated[
 
 
 class Tune(_Section):
-    """What `tune` searches, on a part of the training rows that is split off as the held-out ones are."""
+    """What `tune` searches, on a part of the training rows that is split off as the held-out ones are.
+
+    Of several members each has a search of its own: on held-out users if it speaks for new users alone, on held-out
+    items if for new items alone, on both if for these together, on rows at random if for known users and items.
+    """
 
     space: dict[str, Candidates] = Field(
         {},
-        description='keys of model and features with their values, such as "model.rank": [10, 20] or '
+        description='keys of model and features, of each member alike, with their values: "model.rank": [10, 20] or '
         '"model.reg.users.id.factors": {times: [0.5, 2]}; empty: ranks, penalties, histories',
     )
     validation: float = Field(0.15, gt=0, lt=1, description="a number between 0 and 1: part of the training rows")
@@ -376,6 +398,9 @@ class Predict(_Section):
     users: Source | None = Field(None, description="users with raw attributes, by the names in `columns`")
     items: Source | None = Field(None, description="items with raw attributes, by the names in `columns`")
     pairs: Source | None = Field(None, description="pairs of user and item")
+    candidates: Source | None = Field(
+        None, description="pairs of user and item: a user who is in it gets the best of these, with `users`"
+    )
     ratings: Source | None = Field(
         None, description="ratings that the lake does not have, for histories; they take the place of the lake's"
     )
@@ -407,6 +432,7 @@ class Config(_Section):
         {}, description=f"the member that speaks in each cell, {{CELL: NAME, …}}, with cells {', '.join(CELLS)}"
     )
     train: Train = Train()
+    filters: Filters = Filters()
     score: Score = Score()
     evaluate: Evaluate = Evaluate()
     gates: Gates = Gates()

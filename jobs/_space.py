@@ -12,7 +12,9 @@ from jobs._config import Config, Multiples, parse_config, resolved
 from jobs._estimator import estimator
 from jobs._yaml import Tree, apply_override
 from nimc_spark.data.declarations import History
+from nimc_spark.engine.cells import MAIN
 from nimc_spark.kernels.model import SideName
+from nimc_spark.ml import search
 from nimc_spark.ml.penalties import group_penalties
 
 Setting = Mapping[str, Any]
@@ -49,6 +51,29 @@ def setting_config(tree: Tree, setting: Setting) -> Config:
     return parse_config(changed, "tune.space")
 
 
+def best_config(config: Config, settings: Mapping[str, Setting]) -> Config:
+    """The config with the setting of each member, or of MAIN, and without its search."""
+    found = {name: setting_config(base_tree(own), settings[name]) for name, own in config.by_member().items()}
+    if not config.members:
+        return found[MAIN]
+    members = {}
+    for name, own in found.items():
+        tree = resolved(own)
+        members[name] = {"features": tree.get("features", {}), "model": own.model.settings()}
+    tree = {key: value for key, value in resolved(config).items() if key != "tune"}
+    return parse_config({**tree, "members": members}, "tune.space")
+
+
+def member_key(config: Config, member: str, key: str) -> str:
+    """The place in the config of a setting's key."""
+    return f"members.{member}.{key}" if config.members else key
+
+
+def keyed_by_member(config: Config, settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """The settings of members as one."""
+    return {member_key(config, name, key): value for name, own in settings.items() for key, value in own.items()}
+
+
 def coordinates(config: Config, tree: Tree) -> Coordinates:
     """The values to try of each key: those that the config's space names, else of a space that its features span."""
     space = config.tune.space or _default_space(config)
@@ -59,7 +84,7 @@ def _values(tree: Tree, key: str, wanted: Sequence[Any] | Multiples, setting: Se
     now = setting.get(key, _at(tree, key))
     if not _present(tree, key, setting):
         return []
-    values = [_rounded(now * times) for times in wanted.times] if isinstance(wanted, Multiples) else list(wanted)
+    values = search.Multiples(wanted.times).of(now) if isinstance(wanted, Multiples) else list(wanted)
     return [value for value in values if value != now]
 
 
@@ -91,7 +116,3 @@ def _at(tree: Tree, key: str) -> Any:
     for step in key.split("."):
         value = value.get(step) if isinstance(value, Mapping) else None
     return value
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")

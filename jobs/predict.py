@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs._config import Source
+from jobs._filters import Filters, read_filters
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
@@ -56,6 +57,8 @@ def body(context: Context) -> Result:
     config = context.config
     if not _sources(context).keys() - {"ratings"}:
         raise UsageError("predict: nothing is asked: set predict.users, predict.items or predict.pairs to a table")
+    if config.predict.candidates is not None and config.predict.users is None:
+        raise UsageError("predict.candidates: whose? set predict.users to the table of these users")
     entry = context.registry.resolve(config.score.model)
     with context.stage("read"):
         request = _read(context)
@@ -66,7 +69,7 @@ def body(context: Context) -> Result:
             for side in SideName
             if (frame := request.used(side.value)) is not None
         }
-    with context.stage("predict"), _scored(context, model, request) as scored:
+    with context.stage("predict"), _scored(context, model, request) as (scored, filters):
         rows = scored.withColumns(
             {
                 "model_version": F.lit(entry.version),
@@ -78,11 +81,12 @@ def body(context: Context) -> Result:
         shown = {} if "pairs" in request.tables else {"samples": samples(config, scored, tables.items)}
     with context.stage("quarantine"):
         write_quarantine(context.lake, request.rejected, context.run_id, context.run_date)
-    counts = {**request.counts, "predictions": written.rows}
+    counts = {**request.counts, **filters.counts, "predictions": written.rows}
     versions = {**tables.versions, "predictions": written.version}
-    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": request.reasons, **shown}
+    reasons = {**request.reasons, **filters.reasons}
+    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": reasons, **shown}
     paths = {"predictions": context.lake.path("predictions")}
-    if any(request.reasons.values()):
+    if any(reasons.values()):
         paths["quarantine"] = context.lake.path("quarantine")
     return Result(counts, {}, paths, versions, extra)
 
@@ -94,22 +98,26 @@ def _unseen(model: NIMCModel, side: SideName, frame: DataFrame) -> dict[str, dic
 
 
 @contextmanager
-def _scored(context: Context, model: NIMCModel, request: _Request) -> Iterator[DataFrame]:
-    """Rows of the predictions table without the run's columns; lists are kept, since they are read twice.
+def _scored(context: Context, model: NIMCModel, request: _Request) -> Iterator[tuple[DataFrame, Filters]]:
+    """Rows of the predictions table without the run's columns, and the filters that lists of users obey; lists are
+    kept, since they are read twice.
 
     Those who are asked for bring their attributes, so that nobody else of their side is computed.
     """
     users, items, pairs = (request.used(name) for name in ("users", "items", "pairs"))
     if pairs is not None:
-        yield model.transform(pairs).withColumn("rank", F.lit(None).cast("int"))
+        yield model.transform(pairs).withColumn("rank", F.lit(None).cast("int")), Filters()
         return
-    k = context.config.predict.k
+    predict = context.config.predict
+    by_id = {"user": USER, "item": ITEM}
     if users is not None:
-        with model.heldFactors(SideName.ITEMS), held(model.recommend(k, users=users)) as lists:
-            yield lists.withColumnsRenamed({"user": USER, "item": ITEM})
+        with model.heldFactors(SideName.ITEMS):
+            filters = read_filters(context, model, predict.candidates)
+            with held(filters.recommend(model, predict.k, users)) as lists:
+                yield lists.withColumnsRenamed(by_id), filters
         return
-    with model.heldFactors(SideName.USERS), held(model.recommend(k, items=items)) as lists:
-        yield lists.withColumnsRenamed({"user": USER, "item": ITEM})
+    with model.heldFactors(SideName.USERS), held(model.recommend(predict.k, items=items)) as lists:
+        yield lists.withColumnsRenamed(by_id), Filters()
 
 
 def _read(context: Context) -> _Request:

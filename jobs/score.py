@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs._filters import read_filters
 from jobs._gates import Check, list_checks, require, unknown_checks
 from jobs._job import Context, Result, run_job
 from jobs._samples import samples
@@ -30,16 +31,18 @@ def body(context: Context) -> Result:
         model = shared_model(context, entry.path, tables, training_only=False)
         everyone = _everyone(tables)
         seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
-    exclude = seen if config.score.exclude_seen else None
     with ExitStack() as kept:
         with context.stage("score"):
             users = kept.enter_context(held(everyone))
             context.kept.enter_context(model.heldFactors())
-            lists = kept.enter_context(held(model.recommend(config.score.k, users, exclude=exclude)))
-            counts = _counts(lists, users, config.score.k)
+            filters = read_filters(context, model)
+            chosen = filters.recommend(model, config.score.k, users, seen if config.score.exclude_seen else None)
+            lists = kept.enter_context(held(chosen))
+            counts = {**filters.counts, **_counts(lists, users, config.score.k)}
         context.counts |= counts
         with context.stage("gates"):
-            require(context, "nothing was published", _checks(context, model, tables, lists, counts))
+            items = model.factors(SideName.ITEMS) if filters.items is None else filters.items
+            require(context, "nothing was published", _checks(context, model, tables, lists, counts, items.count()))
         with context.stage("write"):
             rows = _rows(context, lists, entry.version)
             # Readers look a user up: files hold ranges of users.
@@ -54,10 +57,10 @@ def body(context: Context) -> Result:
 
 
 def _checks(
-    context: Context, model: NIMCModel, tables: Tables, lists: DataFrame, counts: Mapping[str, int]
+    context: Context, model: NIMCModel, tables: Tables, lists: DataFrame, counts: Mapping[str, int], items: int
 ) -> list[Check]:
+    """`items`: how many there are to recommend."""
     gates, k = context.config.gates, context.config.score.k
-    items = model.factors(SideName.ITEMS).count()
     unseen = [] if gates.unknown_values is None else _unseen(model, tables)
     before = None if gates.overlap is None and gates.score_drift is None else _before(context)
     change = None if before is None else compare_lists(lists, before)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import yaml
+from pyspark.sql import DataFrame
 
 from jobs import train
+from jobs._config import Config
 from jobs._estimator import estimator
 from jobs._job import Context, Result, run_job
-from jobs._space import Setting, base_tree, coordinates, setting_config
-from jobs._tables import read_tables, split_ratings, split_spec
+from jobs._space import Setting, base_tree, best_config, coordinates, keyed_by_member, member_key, setting_config
+from jobs._tables import Tables, read_tables, split_ratings, split_spec
+from nimc_spark.engine.cells import MAIN, kind_of_cells
 from nimc_spark.engine.context import held
-from nimc_spark.engine.splits import split
-from nimc_spark.errors import UsageError
+from nimc_spark.engine.splits import Split, split
 from nimc_spark.io.contracts import ITEM, TIMESTAMP, USER, ddl
 from nimc_spark.ml import NIMC
 from nimc_spark.ml.persistence import write_folder
-from nimc_spark.ml.tuning import Budget, Found, Trial, search
+from nimc_spark.ml.tuning import START, Budget, Found, Trial, search
 
 # The validation rows of one kind of split are no images of its held-out rows: another seed draws them.
 _OTHER_SEED = 1
@@ -29,37 +31,18 @@ _OTHER_SEED = 1
 
 def body(context: Context) -> Result:
     config = context.config
-    if config.members:
-        raise UsageError(
-            "tune searches the settings of one model, but the config has members: tune each by a config of its own "
-            "without members and router, and take over what is found"
-        )
-    tree = base_tree(config)
     with context.stage("read"):
         tables = read_tables(context)
         rows, _ = split_ratings(config, tables.ratings)
-        spec = replace(split_spec(config), fraction=config.tune.validation, seed=config.split.seed + _OTHER_SEED)
-        time = TIMESTAMP if config.columns.time is not None else None
-        parts = split(rows, spec, USER, ITEM, time)
-
-    def make(setting: Setting) -> NIMC:
-        return estimator(setting_config(tree, setting)).setUsers(tables.users).setItems(tables.items)
-
-    budget = Budget(config.tune.rounds, config.tune.max_passes or math.inf, config.tune.minutes or math.inf)
-    with (
-        context.stage("search"),
-        held(parts[0]) as training,
-        held(parts[1]) as validation,
-        context.progress("trial") as progress,
-    ):
-
-        def show(trial: Trial) -> None:
-            progress.step(f"{trial.coordinate} {trial.state}: validation error {trial.error:.5f}")
-
-        found = search(make, coordinates(config, tree), training, validation, budget, config.evaluate.k, show)
-    for warning in found.warnings:
-        context.log.warning("tune: %s", warning)
-    best = setting_config(tree, found.best)
+    found, settings = {}, {}
+    for name, own in config.by_member().items():
+        about = f"{name}: " if config.members else ""
+        with context.stage(f"search {name}" if config.members else "search"):
+            found[name] = _searched(context, own, _validation(config, name), rows, tables, about)
+        settings[name] = found[name].best
+        for warning in found[name].warnings:
+            context.log.warning("tune: %s%s", about, warning)
+    best = best_config(config, settings)
     with context.stage("write"):
         version = _write(context, found)
         folder = f"{context.lake.path('tuned')}/{context.run_id}"
@@ -67,28 +50,61 @@ def body(context: Context) -> Result:
         write_folder(folder, {"config.yaml": text.encode()}, overwrite=False)
     with context.stage("train"):
         trained = train.body(replace(context, config=best))
-    metrics = {**trained.metrics, "validation_error": found.error, "trials": len(found.trials)}
+    searches = {name: {"validation_error": own.error, "trials": len(own.trials)} for name, own in found.items()}
+    if config.members:
+        metrics = {name: {**trained.metrics[name], **own} for name, own in searches.items()}
+    else:
+        metrics = {**trained.metrics, **searches[MAIN]}
     paths = {**trained.paths, "config": f"{folder}/config.yaml", "trials": context.lake.path("trials")}
-    extra = {**trained.extra, "best": dict(found.best), "warnings": found.warnings}
+    warnings = [warning for own in found.values() for warning in own.warnings]
+    extra = {**trained.extra, "best": keyed_by_member(config, settings), "warnings": warnings}
     return Result(trained.counts, metrics, paths, {**trained.table_versions, "trials": version}, extra)
 
 
-def _write(context: Context, found: Found) -> int:
+def _validation(config: Config, member: str) -> Split:
+    """How the validation part is drawn: as the held-out rows are, or for one of several members as it will be used."""
+    spec = split_spec(config)
+    if config.members:
+        spec = replace(spec, by=kind_of_cells([cell for cell, speaks in config.router.items() if speaks == member]))
+    return replace(spec, fraction=config.tune.validation, seed=config.split.seed + _OTHER_SEED)
+
+
+def _searched(context: Context, config: Config, spec: Split, rows: DataFrame, tables: Tables, about: str) -> Found:
+    """What a search over the settings of one model finds on `rows`."""
+    tree = base_tree(config)
+    time = TIMESTAMP if config.columns.time is not None else None
+    parts = split(rows, spec, USER, ITEM, time)
+
+    def make(setting: Setting) -> NIMC:
+        return estimator(setting_config(tree, setting)).setUsers(tables.users).setItems(tables.items)
+
+    budget = Budget(config.tune.rounds, config.tune.max_passes or math.inf, config.tune.minutes or math.inf)
+    with held(parts[0]) as training, held(parts[1]) as validation, context.progress(f"{about}trial") as progress:
+
+        def show(trial: Trial) -> None:
+            progress.step(f"{trial.coordinate} {trial.state}: validation error {trial.error:.5f}")
+
+        return search(make, coordinates(config, tree), training, validation, budget, config.evaluate.k, show)
+
+
+def _write(context: Context, found: Mapping[str, Found]) -> int:
     """One row a trial; those of the run_date are replaced."""
+    config = context.config
+    every = [(name, trial) for name, own in found.items() for trial in own.trials]
     rows = [
         (
             context.run_date,
             context.run_id,
-            trial.number,
-            trial.coordinate,
-            json.dumps(dict(trial.setting), sort_keys=True),
+            number,
+            trial.coordinate if trial.coordinate == START else member_key(config, name, trial.coordinate),
+            json.dumps(keyed_by_member(config, {name: trial.setting}), sort_keys=True),
             trial.passes,
             trial.loss,
             trial.error,
             trial.seconds,
             trial.state,
         )
-        for trial in found.trials
+        for number, (name, trial) in enumerate(every, start=1)
     ]
     frame = context.spark.createDataFrame(rows, ddl("trials")).coalesce(1)
     return context.lake.write("trials", frame, replace_where={"run_date": context.run_date}).version

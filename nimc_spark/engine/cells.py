@@ -80,6 +80,14 @@ class Router:
         return user == known if side is SideName.USERS else self.speaker(user, known) == member
 
 
+def kind_of_cells(cells: Collection[str]) -> str:
+    """The kind of split whose held-out rows are of these cells: random where known users meet known items."""
+    if cell_name(True, True) in cells:
+        return "random"
+    new_users, new_items = ({cell_name(False, flag) for flag in FLAGS}, {cell_name(flag, False) for flag in FLAGS})
+    return "user" if new_users.issuperset(cells) else "item" if new_items.issuperset(cells) else "both"
+
+
 def routed_default(router: Router, side: SideName, defaults: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
     """The row of an id of which nothing is known: the members' default rows, in the blocks of new ids."""
     filled = ((defaults[block[1]], router.fills(side, False, block)) for block in router.blocks)
@@ -133,11 +141,18 @@ def routed_source(router: Router) -> Callable[[Column, Column], Column]:
 
 
 def routed_top_k(
-    router: Router, own: SideName, rows: DataFrame, others: DataFrame, k: int, exclude: DataFrame | None = None
+    router: Router,
+    own: SideName,
+    rows: DataFrame,
+    others: DataFrame,
+    k: int,
+    exclude: DataFrame | None = None,
+    candidates: DataFrame | None = None,
 ) -> DataFrame:
     """`top_k` of `routed_rows`, for each id of the side `own` those of the other side, with its score_source."""
     nothing = F.lit(BASELINE)
-    lists = top_k(rows.withColumn("source", nothing), others.withColumn("source", nothing), k, exclude)
+    own_rows, other_rows = (frame.withColumn("source", nothing) for frame in (rows, others))
+    lists = top_k(own_rows, other_rows, k, exclude, candidates=candidates)
     for column, frame in (("user", rows), ("item", others)):
         source = frame.select(F.col("id").alias(column), F.col("source").alias(f"{column}_source"))
         lists = lists.join(source, column, "left")

@@ -38,6 +38,12 @@ def _dot(user_factors: pa.Array, item_factors: pa.Array) -> pa.Array:
     return pa.array(dot_columns(factor_matrix(user_factors), factor_matrix(item_factors)))
 
 
+def dot_product(user_factors: Column, item_factors: Column) -> Column:
+    """Σ_c p_c q_c in column order, of columns array<double> without nulls."""
+    product: Column = arrow_udf(_dot, "double")(user_factors, item_factors)  # type: ignore[call-overload]
+    return product
+
+
 def combined_source(user_source: Column, item_source: Column) -> Column:
     """ "model" if both sides come from the model, else "baseline"."""
     return F.when((user_source == MODEL) & (item_source == MODEL), MODEL).otherwise(BASELINE)
@@ -74,8 +80,7 @@ def score_pairs(
             raise UsageError(f"column {name!r} is already in the pairs: choose another name for the scores' column")
     kept = [quoted(name) for name in pairs.columns]
     joined = _with_factors(_with_factors(pairs, "user", user_col, users), "item", item_col, items)
-    dot = arrow_udf(_dot, "double")  # type: ignore[call-overload]
-    score = clipped(dot(_factors_or("user", user_default), _factors_or("item", item_default)), clip)
+    score = clipped(dot_product(_factors_or("user", user_default), _factors_or("item", item_default)), clip)
     source = source_of(F.col("__nimc_user_source"), F.col("__nimc_item_source"))
     return joined.select(*kept, score.alias(prediction_col), source.alias(source_col))
 

@@ -27,7 +27,7 @@ from pyspark.sql import types as T
 
 from nimc_spark.engine.context import prepare_worker
 from nimc_spark.engine.index import align_id, id_type, part_of
-from nimc_spark.engine.pairs import BASELINE, MODEL, factor_matrix
+from nimc_spark.engine.pairs import BASELINE, MODEL, combined_source, dot_product, factor_matrix
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.topk import Exclusions, Floats, top_k_tile
 
@@ -49,19 +49,29 @@ class TileLimits:
 
 
 def top_k(
-    users: DataFrame, items: DataFrame, k: int, exclude: DataFrame | None = None, limits: TileLimits | None = None
+    users: DataFrame,
+    items: DataFrame,
+    k: int,
+    exclude: DataFrame | None = None,
+    limits: TileLimits | None = None,
+    candidates: DataFrame | None = None,
 ) -> DataFrame:
     """DataFrame(user, rank int from 1, item, score double, score_source string).
 
-    exclude: DataFrame(user, item) of pairs never recommended (seen, deny); ids of other types are matched by value,
-    pairs of unknown ids are ignored. A user with fewer than k candidates gets them all (`shortfall`).
+    exclude: DataFrame(user, item) of pairs never recommended (seen, deny). candidates: DataFrame(user, item); a user
+    who is in it chooses among these alone. In both, ids of other types are matched by value, and pairs of unknown ids
+    are ignored. A user with fewer than k candidates gets them all (`shortfall`).
     score_source is "model" where both sides' factors are the model's, else "baseline".
     Raises UsageError for k < 1, DataError for null or non-finite factors and for sides of different widths.
     """
     if k < 1:
         raise UsageError(f"k is {k}: the number of items to recommend must be at least 1")
+    if candidates is not None:
+        own = _typed_pairs(candidates, users, items)
+        free = users.join(own.select(F.col("user").alias("id")).distinct(), "id", "anti")
+        return top_k(free, items, k, exclude, limits).unionByName(_top_k_among(own, users, items, k, exclude))
     user_type, item_type = id_type(users, "id"), id_type(items, "id")
-    pairs = _typed_pairs(exclude, users, items)
+    pairs = None if exclude is None else _typed_pairs(exclude, users, items)
     user_parts, item_parts = _part_counts(users, items, pairs, k, limits or TileLimits())
     packed_users = _packed(users, "user", user_parts, _pack_rows)
     packed_items = _packed(items, "item", item_parts, _pack_columns)
@@ -87,12 +97,25 @@ def shortfall(recommendations: DataFrame, users: DataFrame, k: int) -> DataFrame
     return joined.select("user", missing.alias("missing")).where(F.col("missing") > 0)
 
 
-def _typed_pairs(exclude: DataFrame | None, users: DataFrame, items: DataFrame) -> DataFrame | None:
-    if exclude is None:
-        return None
+def _top_k_among(
+    candidates: DataFrame, users: DataFrame, items: DataFrame, k: int, exclude: DataFrame | None
+) -> DataFrame:
+    """The lists of users who choose among pairs of their own; as many scores as pairs."""
+    pairs = candidates.distinct()
+    if exclude is not None:
+        pairs = pairs.join(_typed_pairs(exclude, users, items), ["user", "item"], "anti")
+    for side, table in (("user", users), ("item", items)):
+        renamed = {"id": side, "factors": f"{side}_factors", "source": f"{side}_source"}
+        pairs = pairs.join(table.select("id", "factors", "source").withColumnsRenamed(renamed), side)
+    score = dot_product(F.col("user_factors"), F.col("item_factors"))
+    source = combined_source(F.col("user_source"), F.col("item_source"))
+    return _merged(pairs.select("user", "item", score.alias("score"), source.alias("score_source")), k)
+
+
+def _typed_pairs(pairs: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
     sides = (("user", users), ("item", items))
-    columns = [align_id(F.col(name), id_type(exclude, name), id_type(table, "id")).alias(name) for name, table in sides]
-    return exclude.select(*columns).dropna()
+    columns = [align_id(F.col(name), id_type(pairs, name), id_type(table, "id")).alias(name) for name, table in sides]
+    return pairs.select(*columns).dropna()
 
 
 def _part_counts(

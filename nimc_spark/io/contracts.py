@@ -14,7 +14,8 @@ TIME = "a time"
 """Type of a time column: a number, date or timestamp, as in the raw data."""
 ID_TYPES = ("tinyint", "smallint", "int", "bigint", "decimal", "string", "binary", "date", "timestamp", "timestamp_ntz")
 NUMERIC_TYPES = ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal")
-TIME_TYPES = (*NUMERIC_TYPES, "date", "timestamp", "timestamp_ntz")
+DAY_TYPES = ("date", "timestamp", "timestamp_ntz")
+TIME_TYPES = (*NUMERIC_TYPES, *DAY_TYPES)
 
 USER, ITEM, RATING, WEIGHT, TIMESTAMP = "user_id", "item_id", "rating", "weight", "ts"
 

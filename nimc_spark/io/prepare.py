@@ -24,6 +24,7 @@ from nimc_spark.engine.index import quoted
 from nimc_spark.engine.profile import LARGEST
 from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import (
+    DAY_TYPES,
     ID_TYPES,
     ITEM,
     NUMERIC_TYPES,
@@ -180,18 +181,24 @@ def classify_ratings(
     return Classified(rows, used, _rejected(rows, row_json(raw)))
 
 
-def classify_pairs(df: DataFrame, columns: Columns, where: str) -> Classified:
-    """Pairs of user and item as `read_source` gave them; a pair that is there twice stays so.
+def classify_pairs(
+    df: DataFrame, columns: Columns, where: str, ids: Sequence[str] = (USER, ITEM), days: Sequence[str] = ()
+) -> Classified:
+    """Pairs of user and item as `read_source` gave them, or rows of one of these `ids`; a row that is there twice stays
+    so. `days` are columns with dates that are kept, null or not.
 
-    Raises DataError for an id column of a type that cannot be one.
+    Raises DataError for an id column of a type that cannot be one, and for a day that is neither date nor timestamp.
     """
-    ids = {USER: columns.user, ITEM: columns.item}
-    for column in ids.values():
+    names = {name: columns.user if name == USER else columns.item for name in ids}
+    for column in names.values():
         _check_type(df, column, ID_TYPES, where)
+    for column in days:
+        _check_type(df, column, DAY_TYPES, where)
     faults = [(F.col(CORRUPT).isNotNull(), "unparseable row")]
-    faults += [(quoted(column).isNull(), f"null {name}") for name, column in ids.items()]
+    faults += [(quoted(column).isNull(), f"null {name}") for name, column in names.items()]
     rows = df.withColumn(REASON, first_reason(faults))
-    used = rows.where(F.col(REASON).isNull()).select(*(quoted(old).alias(new) for new, old in ids.items()))
+    kept = [*(quoted(old).alias(new) for new, old in names.items()), *(quoted(day) for day in days)]
+    used = rows.where(F.col(REASON).isNull()).select(*kept)
     return Classified(rows, used, _rejected(rows, row_json([column for column in df.columns if column != CORRUPT])))
 
 

@@ -182,13 +182,13 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         if table is None:
             raise UsageError(f"this model scores {side.value} by their features: give them with {_SETTER[side]}")
         source = SideInput(side, table, fitted.id_col, fitted.declarations)
-        return fitted.encode(with_id_type(source, self._id_type(side)))
+        return fitted.encode(with_id_type(source, self.idType(side)))
 
     def _known_ratings(self) -> DataFrame:
         """The context, its ids in the types of the trained ones."""
         context = context_ratings(self, self._context, SparkSession.active())
         for side, column in _COLUMN.items():
-            aligned = align_id(F.col(column), id_type(context, column), self._id_type(side))
+            aligned = align_id(F.col(column), id_type(context, column), self.idType(side))
             context = context.withColumn(column, aligned)
         return context.dropna()
 
@@ -204,7 +204,8 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         """For what all members have in common."""
         return next(iter(self._numbers.values()))
 
-    def _id_type(self, side: SideName) -> DataType:
+    def idType(self, side: SideName) -> DataType:
+        """The type of a side's ids."""
         return _native_type(self._first.sides[side])
 
     def _default(self, side: SideName) -> tuple[float, ...]:
@@ -225,18 +226,24 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
                 self._held = before
 
     def recommend(
-        self, k: int, users: DataFrame | None = None, items: DataFrame | None = None, exclude: DataFrame | None = None
+        self,
+        k: int,
+        users: DataFrame | None = None,
+        items: DataFrame | None = None,
+        exclude: DataFrame | None = None,
+        candidates: DataFrame | None = None,
     ) -> DataFrame:
         """DataFrame(user, rank, item, score, score_source): the k best items of every user, or of those in `users`.
 
         `users` and `items` have userCol and itemCol, and may bring the attributes of new ones; `exclude` is
-        DataFrame(user, item) of pairs that are never recommended, taken out before the k are chosen.
+        DataFrame(user, item) of pairs that are never recommended, taken out before the k are chosen; whoever is in
+        `candidates`, DataFrame(user, item), gets no other items than theirs there.
         """
         for_users, from_items = (
             self.factors(side) if subset is None else self._subset(side, subset)
             for side, subset in ((SideName.USERS, users), (SideName.ITEMS, items))
         )
-        return self._best(SideName.USERS, for_users, from_items, k, exclude)
+        return self._best(SideName.USERS, for_users, from_items, k, exclude, candidates)
 
     def recommendForAllUsers(self, numItems: int) -> DataFrame:
         """DataFrame(userCol, recommendations array<struct<itemCol, rating>>), as ALS gives it."""
@@ -287,15 +294,21 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         return min(lows), max(highs)
 
     def _best(
-        self, own: SideName, rows: DataFrame, others: DataFrame, k: int, exclude: DataFrame | None = None
+        self,
+        own: SideName,
+        rows: DataFrame,
+        others: DataFrame,
+        k: int,
+        exclude: DataFrame | None = None,
+        candidates: DataFrame | None = None,
     ) -> DataFrame:
         """Lists of the side `own` by the scores as they are, which then read as those of `transform` do."""
         if not self.ranks:
             _LOG.warning(RANKS_BY_RATINGS)
         if self._router is None:
-            lists = top_k(rows, others, k, exclude)
+            lists = top_k(rows, others, k, exclude, candidates=candidates)
         else:
-            lists = routed_top_k(self._router, own, rows, others, k, exclude)
+            lists = routed_top_k(self._router, own, rows, others, k, exclude, candidates)
         return lists.withColumn("score", clipped(F.col("score"), self._clip))
 
     def _subset(self, side: SideName, dataset: DataFrame) -> DataFrame:
@@ -313,7 +326,7 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         brings = bool(sources) and not missing
         columns = [quoted(name) for name in sorted({column, *sources})]
         given = dataset.where(quoted(column).isNotNull()).select(*columns).distinct() if brings else None
-        target = self._id_type(side)
+        target = self.idType(side)
         wanted = align_id(quoted(column), id_type(dataset, column), target)
         if id_type(dataset, column) != target:
             strange = dataset.where(quoted(column).isNotNull() & wanted.isNull()).count()

@@ -32,6 +32,11 @@ class Multiples:
 
     times: tuple[float, ...] = (0.25, 4.0)
 
+    def of(self, value: float) -> list[Any]:
+        """The multiples, to three digits, so that there and back is where it was; of an integer, integers from 1."""
+        multiples = [float(f"{value * times:.3g}") for times in self.times]
+        return [max(1, round(number)) for number in multiples] if isinstance(value, int) else multiples
+
 
 Space = Mapping[str, Sequence[Any] | Multiples]
 
@@ -116,7 +121,7 @@ def _values(now: Setting, key: str, wanted: Sequence[Any] | Multiples, setting: 
     value = setting.get(key, now[key])
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"space: {key!r} is {value!r}, of which there are no multiples: give a list of values")
-    return [type(value)(value * times) for times in wanted.times]
+    return wanted.of(value)
 
 
 def _estimator(nimc: NIMC, penalties: Mapping[str, float], passes: int | None, setting: Setting) -> NIMC:

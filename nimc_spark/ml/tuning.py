@@ -38,6 +38,8 @@ from nimc_spark.solvers.multistart import Outcome, Race
 
 Setting = Mapping[str, Any]
 
+# The coordinate of the first trial, which varies nothing.
+START = "start"
 # Passes between two looks at the validation ratings.
 _PASSES_A_LOOK = 20
 # Fewer validation ratings than this choose by chance.
@@ -128,7 +130,7 @@ class _Search:
 
     def run(self, coordinates: Mapping[str, Callable[[Setting], Sequence[Any]]], start: Setting) -> None:
         with self._kept:
-            self._try("start", [start])
+            self._try(START, [start])
             for _ in range(self._budget.rounds):
                 before = self.found.best
                 for name, values in coordinates.items():

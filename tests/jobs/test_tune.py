@@ -31,3 +31,22 @@ def test_the_best_setting_is_written_and_trained(night: Night, spark: SparkSessi
     assert best.model.objective == "ranking"
     assert line["model_version"] == 2
     assert "validation ratings: below 1000" in line["warnings"][0]
+
+
+@pytest.mark.soak
+def test_each_member_has_a_search_of_its_own(night: Night, spark: SparkSession, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    members = {"warm": {}, "cold": {"features": {"items": [{"kind": "id"}]}}}
+    router = dict.fromkeys(("known_user/known_item", "known_user/new_item"), "warm")
+    router |= dict.fromkeys(("new_user/known_item", "new_user/new_item"), "cold")
+    space = {"model.rank": [1]}
+    line = place.run(main, members=members, router=router, tune={"space": space, "rounds": 1}).done()
+    trials = Lake(spark, str(place.lake)).read("trials").orderBy("number").collect()
+    assert [row["coordinate"] for row in trials] == [
+        *("start", "members.warm.model.rank", "start", "members.cold.model.rank")
+    ]
+    assert set(line["metrics"]) == {"warm", "cold"}
+    assert line["metrics"]["cold"]["validation_error"] == min(row["error"] for row in trials[2:])
+    best = load_config(line["paths"]["config"])
+    for name, own in best.by_member().items():
+        assert own.model.rank == line["best"].get(f"members.{name}.model.rank", 2)

@@ -75,6 +75,21 @@ def test_exclusions_come_before_the_cut(spark: SparkSession, limits: TileLimits)
     assert [row[:4] for row in collected(lists)] == expected(scores, 12, excluded)
 
 
+def test_who_has_candidates_chooses_among_these_alone(spark: SparkSession) -> None:
+    users, items, scores = random_tables(spark)
+    own = {(100 + i, j) for i in range(9) for j in range(31) if (i + j) % 4 == 0}
+    excluded = {(100 + i, j) for i in range(20) for j in range(31) if (i * j) % 3 == 0}
+    # One has unknown candidates alone, one none but excluded ones: they get nothing.
+    harmless = [("7", "1"), ("109", "999"), (None, "1"), ("100", None), ("110", "0")]
+    candidates = spark.createDataFrame([*((str(i), str(j)) for i, j in own), *harmless], "user string, item string")
+    exclude = spark.createDataFrame(sorted(excluded), "user int, item int")
+    lists = top_k(users, items, 5, exclude, BOTH_CUT, candidates)
+    chosen = {100 + i for i in range(9)} | {109, 110}
+    others = {(user, j) for user in chosen for j in range(31)} - own
+    assert [row[:4] for row in collected(lists)] == expected(scores, 5, excluded | others)
+    assert {row[4] for row in collected(lists)} == {"model"}
+
+
 def test_a_user_without_enough_candidates_gets_them_all_and_is_reported(spark: SparkSession) -> None:
     users, items, scores = random_tables(spark, n=3, m=4)
     seen = {(100, 0), (100, 1), (100, 2), (101, 0), (101, 1), (101, 2), (101, 3)}

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nimc_spark import NIMC, NIMCModel
-from nimc_spark.engine.cells import CELLS
+from nimc_spark.engine.cells import CELLS, kind_of_cells
 from nimc_spark.engine.evaluation import cell_name
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.ml.persistence import _checksum, _json
@@ -23,6 +23,21 @@ ROUTER = {KK: "warm", KN: "cold", NK: "cold", NN: "bare"}
 LATER, NEW_ITEM, NOBODY = 500, 600, 999
 BRIEF: dict[str, Any] = {"maxIter": 3, "ratingsPerLane": 60, "seed": 5}
 Scores = dict[tuple[int, int], tuple[float, str]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (CELLS, "random"),
+        ([KK, NN], "random"),
+        ([NK, NN], "user"),
+        ([KN, NN], "item"),
+        ([KN, NK, NN], "both"),
+        ([NN], "user"),
+    ],
+)
+def test_a_member_is_judged_as_it_is_used(cells: list[str], kind: str) -> None:
+    assert kind_of_cells(cells) == kind
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from jobs._config import Config, parse_config
-from jobs._space import base_tree, coordinates, setting_config
+from jobs._space import base_tree, best_config, coordinates, keyed_by_member, setting_config
 from nimc_spark.errors import UsageError
+from nimc_spark.ml import Multiples
 
 SCHEMA = "u INT, i INT, r DOUBLE"
 TREE: dict[str, Any] = {
@@ -58,6 +59,34 @@ def test_a_named_space_is_taken_as_it_is() -> None:
     assert list(space) == ["model.activation", "model.reg.power"]
     assert space["model.activation"]({"model.activation": "relu"}) == ["tanh"]
     assert space["model.reg.power"]({}) == [0.25, 1.0]
+
+
+def test_what_is_found_for_members_is_theirs_alone() -> None:
+    cells = {"known_user/known_item": "warm", "new_user/known_item": "cold"}
+    own = config(
+        members={
+            "warm": {},
+            "cold": {"features": {"users": [{"kind": "numeric", "column": "age"}, {"kind": "const"}]}},
+        },
+        router=cells | {"known_user/new_item": "cold", "new_user/new_item": "cold"},
+        tune={"space": {"model.rank": [7]}},
+    )
+    without = {"features.users": TREE["features"]["users"][:2], "model.reg.users.id.linear": 9.0}
+    settings = {"warm": without, "cold": {"model.rank": 7}}
+    best = best_config(own, settings)
+    for name, member in own.by_member().items():
+        assert base_tree(best.by_member()[name]) == base_tree(setting_config(base_tree(member), settings[name]))
+    assert best.by_member()["cold"].model.rank == 7
+    assert [d.kind for d in best.by_member()["warm"].features.users] == ["numeric", "id"]
+    assert best.router == own.router
+    assert not best.tune.space
+    assert keyed_by_member(own, settings)["members.cold.model.rank"] == 7
+
+
+def test_integers_have_integers_as_multiples() -> None:
+    assert Multiples((0.25, 4.0)).of(10) == [2, 40]
+    assert Multiples((0.25, 4.0)).of(1) == [1, 4]
+    assert Multiples((0.25, 4.0)).of(0.1) == [0.025, 0.4]
 
 
 @pytest.mark.parametrize(
