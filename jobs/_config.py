@@ -326,6 +326,9 @@ class Tune(_Section):
         '"model.reg.users.id.factors": {times: [0.5, 2]}; empty: ranks, penalties, histories',
     )
     validation: float = Field(0.15, gt=0, lt=1, description="a number between 0 and 1: part of the training rows")
+    folds: int = Field(
+        1, ge=1, description="an integer from 1: so many disjoint validation parts; a setting's error is their mean"
+    )
     rounds: int = Field(2, ge=1, le=100, description="an integer from 1: times through the space")
     max_passes: int | None = Field(None, ge=1, description="an integer from 1: no trial begins after so many passes")
     minutes: float | None = Field(None, gt=0, description="a number above 0: no trial begins after so many minutes")
@@ -335,6 +338,8 @@ class Tune(_Section):
         for key in self.space:
             if key.split(".")[0] not in ("model", "features"):
                 raise ValueError(f"space.{key}: only keys of model and features can be searched")
+        if self.folds * self.validation > 1:
+            raise ValueError(f"folds = {self.folds} of {self.validation:g} each: more than all training rows")
         return self
 
 
@@ -452,6 +457,8 @@ class Config(_Section):
             raise ValueError(f"columns: user, item and rating must be three columns, found {', '.join(roles)}")
         if self.rating_range is not None and not self.rating_range[0] < self.rating_range[1]:
             raise ValueError(f"rating_range = {list(self.rating_range)}: the lowest must be below the highest")
+        if self.tune.folds > 1 and self.split.by == "time" and not self.members:
+            raise ValueError(f"tune.folds = {self.tune.folds}: a split by time has one fold")
         for wants, key in (
             (self.duplicates == "last", "duplicates: last"),
             (self.split.by == "time", "split.by: time"),

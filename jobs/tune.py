@@ -18,12 +18,11 @@ from jobs._job import Context, Result, run_job
 from jobs._space import Setting, base_tree, best_config, coordinates, keyed_by_member, member_key, setting_config
 from jobs._tables import Tables, read_tables, split_ratings, split_spec
 from nimc_spark.engine.cells import MAIN, kind_of_cells
-from nimc_spark.engine.context import held
 from nimc_spark.engine.splits import Split, split
 from nimc_spark.io.contracts import ITEM, TIMESTAMP, USER, ddl
 from nimc_spark.ml import NIMC
 from nimc_spark.ml.persistence import write_folder
-from nimc_spark.ml.tuning import START, Budget, Found, Trial, search
+from nimc_spark.ml.tuning import START, Budget, Found, Trial, held_folds, search
 
 # The validation rows of one kind of split are no images of its held-out rows: another seed draws them.
 _OTHER_SEED = 1
@@ -73,18 +72,18 @@ def _searched(context: Context, config: Config, spec: Split, rows: DataFrame, ta
     """What a search over the settings of one model finds on `rows`."""
     tree = base_tree(config)
     time = TIMESTAMP if config.columns.time is not None else None
-    parts = split(rows, spec, USER, ITEM, time)
+    parts = [split(rows, fold, USER, ITEM, time) for fold in spec.folds(config.tune.folds)]
 
     def make(setting: Setting) -> NIMC:
         return estimator(setting_config(tree, setting)).setUsers(tables.users).setItems(tables.items)
 
     budget = Budget(config.tune.rounds, config.tune.max_passes or math.inf, config.tune.minutes or math.inf)
-    with held(parts[0]) as training, held(parts[1]) as validation, context.progress(f"{about}trial") as progress:
+    with held_folds(parts) as folds, context.progress(f"{about}trial") as progress:
 
         def show(trial: Trial) -> None:
             progress.step(f"{trial.coordinate} {trial.state}: validation error {trial.error:.5f}")
 
-        return search(make, coordinates(config, tree), training, validation, budget, config.evaluate.k, show)
+        return search(make, coordinates(config, tree), folds, budget, config.evaluate.k, show)
 
 
 def _write(context: Context, found: Mapping[str, Found]) -> int:

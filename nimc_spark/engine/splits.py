@@ -1,6 +1,7 @@
 """Held-out rows of a ratings table: by user, item, both, time or at random; the same rows whatever the partitioning.
 
-    held out  ⇔  u(seed, key) < fraction        u = the first 53 bits of xxhash64(seed, key as string), in [0, 1)
+    held out  ⇔  fold ≤ u(seed, key) / fraction < fold + 1      u = the first 53 bits of xxhash64(seed, key as string),
+                                                                in [0, 1)
 
 The key of `user` and `item` is the id; of `random`, the user, the item and, if there is one, the time. `both` draws
 users and items independently and holds a row out if either is drawn. `time` has one global cut: the latest moment with
@@ -10,7 +11,7 @@ at least `fraction` of the rows at or after it; equal times stay together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
 from typing import Any
@@ -30,17 +31,30 @@ ACCURACY = 10_000
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows are held out. Raises UsageError for an unknown kind or a fraction outside (0, 1)."""
+    """Which rows are held out; of different folds different ones, but for `time`, which has one fold.
+
+    Raises UsageError for an unknown kind, a fraction outside (0, 1), or a fold that is not there.
+    """
 
     by: str
     fraction: float
     seed: int = 0
+    fold: int = 0
 
     def __post_init__(self) -> None:
         if self.by not in KINDS:
             raise UsageError(f"split by {self.by!r}: must be one of {', '.join(KINDS)}")
         if not 0 < self.fraction < 1:
             raise UsageError(f"split fraction is {self.fraction}: must lie between 0 and 1, both excluded")
+        folds = 1 if self.by == "time" else int(1 / self.fraction + 1e-9)
+        if not 0 <= self.fold < folds:
+            raise UsageError(
+                f"split by {self.by} with fraction {self.fraction} has {folds} folds: there is no fold {self.fold}"
+            )
+
+    def folds(self, count: int) -> list[Split]:
+        """The first `count` folds. Raises UsageError where there are not so many."""
+        return [replace(self, fold=fold) for fold in range(count)]
 
 
 def flag_held_out(ratings: DataFrame, spec: Split, user_col: str, item_col: str, time_col: str | None) -> DataFrame:
@@ -83,7 +97,8 @@ def check_split_counts(train: int, held_out: int, spec: Split) -> None:
 def _drawn(spec: Split, tag: str, *key: Column) -> Column:
     # The tag keeps the draws of users and items apart where an id occurs on both sides.
     digest = F.xxhash64(F.lit(spec.seed).cast("long"), F.lit(tag), *[part.cast("string") for part in key])
-    return F.shiftrightunsigned(digest, 11) * F.lit(2.0**-53) < F.lit(spec.fraction)
+    u = F.shiftrightunsigned(digest, 11) * F.lit(2.0**-53)
+    return (u >= F.lit(spec.fold * spec.fraction)) & (u < F.lit((spec.fold + 1) * spec.fraction))
 
 
 def _at_or_after_cut(ratings: DataFrame, fraction: float, time_col: str | None) -> Column:

@@ -12,7 +12,6 @@ from pyspark.ml import Estimator, Model
 from pyspark.sql import DataFrame
 
 from nimc_spark.data.declarations import parse_declarations
-from nimc_spark.engine.context import held
 from nimc_spark.engine.splits import Split, split
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.model import SideName
@@ -20,7 +19,7 @@ from nimc_spark.kernels.objective import GroupPenalty
 from nimc_spark.ml.estimator import NIMC
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.penalties import group_penalties
-from nimc_spark.ml.tuning import Budget, Found, Setting, search
+from nimc_spark.ml.tuning import Budget, Found, Setting, held_folds, search
 
 _LOG = logging.getLogger(__name__)
 _PARTS = ("factors", "linear")
@@ -62,9 +61,9 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
     `space` has for each key the values to try: a Param of NIMC, or λ of a feature group, written
     `<users or items>.<group>.<factors or linear>`. Without it every λ of the estimator's groups is searched by
     `Multiples()`. `split` draws the validation part, of the kind that the model will be judged by: by user for new
-    users. `passes` bounds those of a trial, else maxIter does; `k` is the length of lists where the estimator ranks.
-    Losers are given up. Where CrossValidator trains each setting anew, in Spark jobs of its own, this shares blocks and
-    passes.
+    users; `folds` how many such parts, disjoint ones: of few users or items one part is mostly chance. `passes` bounds
+    those of a trial, else maxIter does; `k` is the length of lists where the estimator ranks. Losers are given up.
+    Where CrossValidator trains each setting anew, in Spark jobs of its own, this shares blocks and passes.
 
     `fit` raises UsageError for a key or a value that is not allowed, DataError for a validation part without ratings.
     """
@@ -77,10 +76,11 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
         budget: Budget = Budget(),  # noqa: B008
         passes: int | None = None,
         k: int = 10,
+        folds: int = 1,
     ) -> None:
         super().__init__()
         self._estimator, self._space, self._split = estimator, space, split
-        self._budget, self._passes, self._k = budget, passes, k
+        self._budget, self._passes, self._k, self._folds = budget, passes, k, folds
 
     def _fit(self, dataset: DataFrame) -> NIMCSearchModel:
         nimc = self._estimator
@@ -100,10 +100,9 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
         start = {key: now[key] for key, values in space.items() if isinstance(values, Multiples)}
         coordinates = {key: partial(_values, now, key, values) for key, values in space.items()}
         columns = nimc.getOrDefault("userCol"), nimc.getOrDefault("itemCol")
-        training, validation = split(dataset, self._split, *columns)
-        with held(training) as training, held(validation) as validation:
+        with held_folds([split(dataset, spec, *columns) for spec in self._split.folds(self._folds)]) as folds:
             brief = partial(_estimator, nimc, known, self._passes)
-            found = search(brief, coordinates, training, validation, self._budget, self._k, start=start)
+            found = search(brief, coordinates, folds, self._budget, self._k, start=start)
         for warning in found.warnings:
             _LOG.warning("search: %s", warning)
         return NIMCSearchModel(_estimator(nimc, known, None, found.best).fit(dataset), found)

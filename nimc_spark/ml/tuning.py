@@ -1,10 +1,12 @@
-"""Choosing settings on a validation part of the training ratings, by passes alone.
+"""Choosing settings on validation parts of the training ratings, by passes alone.
 
 A coordinate search: from the best setting so far, the values of one coordinate are tried, the best of them is kept, and
 so on through the coordinates, in rounds until a round changes nothing. Values that follow from the best setting, such
 as multiples, are tried on while they improve. Settings that differ in penalties alone are trained in the same passes;
 so is their validation, whose ratings are blocks in the columns of the training's. A setting that falls behind is given
 up. For a model that ranks, the error is 1 − NDCG@k of lists for the validation users, drawn from all items of training.
+Of several folds, the error is their mean, and a setting takes the place of the best only if it is better by more than
+the standard error of the differences: what few validation users prefer is mostly chance.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.engine.blocks import Columns, GridLimits, SideData, build_blocks
+from nimc_spark.engine.context import held
 from nimc_spark.engine.index import id_type
 from nimc_spark.engine.passes_at import oracle_of
 from nimc_spark.engine.profile import profile_ratings
@@ -37,6 +41,8 @@ from nimc_spark.ml.training import Fit, Problem, canonical_ratings, problem, tar
 from nimc_spark.solvers.multistart import Outcome, Race
 
 Setting = Mapping[str, Any]
+# Ratings to train on, and those to judge by.
+Fold = tuple[DataFrame, DataFrame]
 
 # The coordinate of the first trial, which varies nothing.
 START = "start"
@@ -83,25 +89,31 @@ class Found:
     @property
     def error(self) -> float:
         """The best setting's validation error."""
-        return min((trial.error for trial in self.trials), default=math.inf)
+        return next((trial.error for trial in reversed(self.trials) if trial.state == "kept"), math.inf)
+
+
+@contextmanager
+def held_folds(folds: Sequence[Fold]) -> Iterator[list[Fold]]:
+    """The folds, computed once and kept by Spark until the end."""
+    with ExitStack() as kept:
+        yield [(kept.enter_context(held(training)), kept.enter_context(held(judges))) for training, judges in folds]
 
 
 def search(
     make: Callable[[Setting], NIMC],
     coordinates: Mapping[str, Callable[[Setting], Sequence[Any]]],
-    training: DataFrame,
-    validation: DataFrame,
+    folds: Sequence[Fold],
     budget: Budget,
     k: int = 10,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     start: Setting | None = None,
 ) -> Found:
-    """The best setting by `validation` of estimators that `make` builds for `training`, from `start` on.
+    """The best setting of estimators that `make` builds, by the validation part of each fold, from `start` on.
 
     `coordinates` gives for each the values to try from a setting. `k` is the length of lists where models rank. Raises
     UsageError where no setting trains.
     """
-    searching = _Search(make, training, validation, budget, k, on_trial)
+    searching = _Search(make, folds, budget, k, on_trial)
     searching.run(coordinates, start or {})
     if not math.isfinite(searching.found.error):
         raise UsageError("tuning: no setting gave a finite loss; check the ratings' scale, or raise the penalties")
@@ -114,18 +126,18 @@ class _Search:
     def __init__(
         self,
         make: Callable[[Setting], NIMC],
-        training: DataFrame,
-        validation: DataFrame,
+        folds: Sequence[Fold],
         budget: Budget,
         k: int,
         on_trial: Callable[[Trial], None],
     ) -> None:
-        self._make, self._training, self._validation = make, training, validation
+        self._make, self._folds = make, folds
         self._budget, self._k, self._on_trial = budget, k, on_trial
         self._began, self._passes = time.monotonic(), 0
         self._kept = ExitStack()
-        self._at_hand: tuple[Any, Validated] | None = None
+        self._at_hand: tuple[Any, list[Validated]] | None = None
         self._tried: list[Setting] = []
+        self._best_errors: NDArray[np.float64] | None = None
         self.found = Found()
 
     def run(self, coordinates: Mapping[str, Callable[[Setting], Sequence[Any]]], start: Setting) -> None:
@@ -159,63 +171,109 @@ class _Search:
             nimc = self._make(setting)
             groups.setdefault((_data_of(nimc), _shape_of(nimc)), []).append((setting, nimc))
         for (data, _), entries in groups.items():
-            both = self._validated(data, entries[0][1])
-            self._race(coordinate, entries, both)
+            self._race(coordinate, entries, self._validated(data, entries[0][1]))
 
-    def _validated(self, data: Any, nimc: NIMC) -> Validated:
-        """The blocks of these features, built anew only where the last ones were of others."""
+    def _validated(self, data: Any, nimc: NIMC) -> list[Validated]:
+        """The blocks of these features in each fold, built anew only where the last ones were of others."""
         if self._at_hand is None or self._at_hand[0] != data:
             self._kept.close()
-            both = self._kept.enter_context(validated(nimc, self._training, self._validation, self._k))
-            self._at_hand = data, both
-            if both.count < _FEW and not self.found.warnings:
-                self.found.warnings.append(f"{both.count} validation ratings: below {_FEW} the choice is mostly chance")
+            folds = [self._kept.enter_context(validated(nimc, *fold, self._k)) for fold in self._folds]
+            self._at_hand = data, folds
+            count = sum(own.count for own in folds)
+            if count < _FEW and not self.found.warnings:
+                self.found.warnings.append(f"{count} validation ratings: below {_FEW} the choice is mostly chance")
         return self._at_hand[1]
 
-    def _race(self, coordinate: str, entries: Sequence[tuple[Setting, NIMC]], both: Validated) -> None:
+    def _race(self, coordinate: str, entries: Sequence[tuple[Setting, NIMC]], folds: Sequence[Validated]) -> None:
         began = time.monotonic()
-        fits = [Fit(nimc, both.problem) for _, nimc in entries]
         with one_blas_thread():
-            race = Race([(fit.oracle, fit.starts[0]) for fit in fits], fits[0].solver)
-            passes = self._run_race(race, fits, both)
-        self._passes += race.passes
-        outcomes = race.outcomes()
-        sound = [place for place, outcome in enumerate(outcomes) if not outcome.reason.failed]
-        errors = dict.fromkeys(range(len(fits)), math.inf)
-        errors |= zip(sound, both.errors([fits[p] for p in sound], [outcomes[p] for p in sound]), strict=True)
-        seconds = round((time.monotonic() - began) / len(fits), 3)
+            heat = _Heat([nimc for _, nimc in entries], folds)
+            heat.run()
+        self._passes += heat.spent
+        seconds = round((time.monotonic() - began) / len(entries), 3)
+        errors, losses = heat.errors(), heat.losses()
         for place, (setting, _) in enumerate(entries):
-            state = "failed" if place not in sound else "behind" if place in race.left else "tried"
-            loss = outcomes[place].iterate.value
-            self._record(Trial(0, coordinate, setting, passes[place], loss, errors[place], seconds, state))
+            error = float(np.mean(errors[place]))
+            failed = not math.isfinite(error)
+            state = "failed" if failed else "behind" if place in heat.behind else "tried"
+            trial = Trial(0, coordinate, setting, heat.passes[place], losses[place], error, seconds, state)
+            self._record(trial, errors[place])
 
-    def _run_race(self, race: Race, fits: Sequence[Fit], both: Validated) -> list[int]:
-        """Passes of each run; they are looked at in between.
+    def _record(self, trial: Trial, errors: NDArray[np.float64]) -> None:
+        found = self.found
+        better = trial.state == "tried" and _better(errors, self._best_errors)
+        trial = replace(trial, number=len(found.trials) + 1, state="kept" if better else trial.state)
+        if better:
+            found.best, self._best_errors = trial.setting, errors
+        found.trials.append(trial)
+        self._on_trial(trial)
+
+
+def _better(errors: NDArray[np.float64], best: NDArray[np.float64] | None) -> bool:
+    """Whether errors by fold are below those of the best, by more than chance where there are several folds."""
+    if best is None:
+        return True
+    gains = best - errors
+    chance = np.std(gains, ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return bool(np.mean(gains) > chance)
+
+
+class _Heat:
+    """Settings of one shape, trained on every fold side by side, so that they can be compared on all folds."""
+
+    def __init__(self, nimcs: Sequence[NIMC], folds: Sequence[Validated]) -> None:
+        self._folds = folds
+        self._fits = [[Fit(nimc, own.problem) for nimc in nimcs] for own in folds]
+        self._races = [Race([(fit.oracle, fit.starts[0]) for fit in fits], fits[0].solver) for fits in self._fits]
+        self.passes = [0] * len(nimcs)
+        self.behind: set[int] = set()
+
+    @property
+    def running(self) -> set[int]:
+        return {place for race in self._races for place in race.running}
+
+    @property
+    def spent(self) -> int:
+        return sum(race.passes for race in self._races)
+
+    def run(self) -> None:
+        """Train until all have stopped; they are looked at in between.
 
         One leaves that would be behind the best even if its error fell as much again, which errors seldom do.
         """
-        passes, most = [0] * len(fits), max(fit.params.getOrDefault("maxIter") for fit in fits)
-        errors = [math.inf] * len(fits)
-        while race.running and race.passes < most:
-            running, before = race.running, race.passes
-            race.advance(min(_PASSES_A_LOOK, most - before))
+        most = max(fit.params.getOrDefault("maxIter") for fit in self._fits[0])
+        errors = np.full(len(self.passes), math.inf)
+        while (running := self.running) and max(self.passes) < most:
+            before = [race.passes for race in self._races]
+            for race in self._races:
+                race.advance(min(_PASSES_A_LOOK, most - max(self.passes)))
+            done = max(race.passes - old for race, old in zip(self._races, before, strict=True))
             for place in running:
-                passes[place] += race.passes - before
-            if len(fits) > 1:
-                last, errors = errors, both.errors(fits, race.outcomes())
-                for place in race.running:
+                self.passes[place] += done
+            if len(self.passes) > 1:
+                last, errors = errors, self.errors().mean(axis=1)
+                for place in self.running:
                     if errors[place] - max(last[place] - errors[place], 0.0) > min(errors):
-                        race.leave(place)
-        return passes
+                        self._leave(place)
 
-    def _record(self, trial: Trial) -> None:
-        found = self.found
-        better = trial.state == "tried" and trial.error < found.error
-        trial = replace(trial, number=len(found.trials) + 1, state="kept" if better else trial.state)
-        if better:
-            found.best = trial.setting
-        found.trials.append(trial)
-        self._on_trial(trial)
+    def _leave(self, place: int) -> None:
+        self.behind.add(place)
+        for race in self._races:
+            race.leave(place)
+
+    def errors(self) -> NDArray[np.float64]:
+        """(settings, folds): the validation errors as they stand, infinite for a setting that failed on some fold."""
+        outcomes = [race.outcomes() for race in self._races]
+        sound = [p for p in range(len(self.passes)) if not any(of[p].reason.failed for of in outcomes)]
+        found = np.full((len(self.passes), len(self._folds)), math.inf)
+        for number, (own, fits, of) in enumerate(zip(self._folds, self._fits, outcomes, strict=True)):
+            found[sound, number] = own.errors([fits[p] for p in sound], [of[p] for p in sound])
+        return found
+
+    def losses(self) -> list[float]:
+        """The training loss of each setting as it stands."""
+        outcomes = [race.outcomes() for race in self._races]
+        return [float(np.mean([of[place].iterate.value for of in outcomes])) for place in range(len(self.passes))]
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ def test_each_member_has_a_search_of_its_own(night: Night, spark: SparkSession, 
     line = place.run(main, members=members, router=router, tune={"space": space, "rounds": 1}).done()
     trials = Lake(spark, str(place.lake)).read("trials").orderBy("number").collect()
     assert [row["coordinate"] for row in trials] == [
-        *("start", "members.warm.model.rank", "start", "members.cold.model.rank")
+        *("start", "members.cold.model.rank", "start", "members.warm.model.rank")
     ]
     assert set(line["metrics"]) == {"warm", "cold"}
-    assert line["metrics"]["cold"]["validation_error"] == min(row["error"] for row in trials[2:])
+    assert line["metrics"]["cold"]["validation_error"] == min(row["error"] for row in trials[:2])
     best = load_config(line["paths"]["config"])
     for name, own in best.by_member().items():
         assert own.model.rank == line["best"].get(f"members.{name}.model.rank", 2)

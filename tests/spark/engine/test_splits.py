@@ -53,6 +53,20 @@ def test_share_of_rows(ratings: DataFrame, by: str, share: float) -> None:
     assert len(held_out(ratings, Split(by, 0.2, 7))) / 4000 == pytest.approx(share, abs=0.06)
 
 
+@pytest.mark.parametrize("by", ["user", "item", "random"])
+def test_folds_are_disjoint_and_cover_everything(ratings: DataFrame, by: str) -> None:
+    folds = [held_out(ratings, spec) for spec in Split(by, 0.25, 3).folds(4)]
+    assert folds[0] == held_out(ratings, Split(by, 0.25, 3))
+    assert sorted(row for fold in folds for row in fold) == sorted(tuple(row) for row in ratings.collect())
+
+
+def test_a_fold_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"split by user with fraction 0\.3 has 3 folds: there is no fold 3"):
+        Split("user", 0.3).folds(4)
+    with pytest.raises(UsageError, match=r"split by time with fraction 0\.3 has 1 folds: there is no fold 1"):
+        Split("time", 0.3).folds(2)
+
+
 def test_users_and_items_stay_whole(ratings: DataFrame) -> None:
     for by, place in (("user", 0), ("item", 1)):
         rows = held_out(ratings, Split(by, 0.2, 1))

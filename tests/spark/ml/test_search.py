@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from nimc_spark import NIMC
 from nimc_spark.engine.splits import Split
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.ml import Multiples, NIMCSearch
-from nimc_spark.ml.tuning import Budget, Trial, search
+from nimc_spark.ml.tuning import Budget, Trial, _better, search
 from tests.spark.engine.oracle_problem import persisted
 from tests.spark.ml.conftest import Toy
 
@@ -35,8 +35,7 @@ def test_the_best_of_each_coordinate_is_kept(spark: SparkSession, toy: Toy) -> N
     found = search(
         lambda setting: estimator(toy, setting),
         {"regParam": lambda _: [0.05, 40.0], "rank": lambda s: [s.get("rank", 2) - 1]},
-        training,
-        validation,
+        [(training, validation)],
         Budget(rounds=1),
         on_trial=seen.append,
     )
@@ -52,10 +51,16 @@ def test_the_best_of_each_coordinate_is_kept(spark: SparkSession, toy: Toy) -> N
 
 def test_a_model_that_ranks_is_judged_by_its_lists(toy: Toy) -> None:
     """The error is 1 − NDCG of the trained model's lists: of new users, and of known ones without what they rated."""
-    settings = {"objective": "ranking", "positiveFrom": 4.0, "maxIter": 8, "userFeatures": FEATURES[:1]}
+    settings = {
+        "objective": "ranking",
+        "positiveFrom": 4.0,
+        "maxIter": 8,
+        "userFeatures": FEATURES[:1],
+        "itemFeatures": FEATURES[:1],
+    }
     held_out = "(user + item) % 4 = 0 or user >= 20"
     training, validation = toy.train.where(f"not ({held_out})"), toy.train.where(held_out)
-    found = search(lambda _: estimator(toy, settings), {}, training, validation, Budget(), 3)
+    found = search(lambda _: estimator(toy, settings), {}, [(training, validation)], Budget(), 3)
     model = estimator(toy, settings).fit(training)
     liked: dict[int, set[int]] = {}
     for user, item, _ in validation.where("rating >= 4").collect():
@@ -68,7 +73,38 @@ def test_a_model_that_ranks_is_judged_by_its_lists(toy: Toy) -> None:
         gains.append(discount @ hits / discount[: len(items)].sum())
     assert found.error == pytest.approx(1 - np.mean(gains), rel=1e-12)
     with pytest.raises(DataError, match="no validation rating is a positive: lower positiveFrom"):
-        search(lambda _: estimator(toy, {**settings, "positiveFrom": 99.0}), {}, training, validation, Budget())
+        search(lambda _: estimator(toy, {**settings, "positiveFrom": 99.0}), {}, [(training, validation)], Budget())
+
+
+def test_the_error_of_several_folds_is_their_mean(toy: Toy) -> None:
+    parts = [f"user % 3 = {fold}" for fold in range(2)]
+    folds = [(toy.train.where(f"not ({part})"), toy.train.where(part)) for part in parts]
+
+    def errors(*folds: tuple[DataFrame, DataFrame]) -> dict[float, float]:
+        found = search(
+            lambda setting: NIMC(**{**SETTINGS, "maxIter": 4, **setting}),
+            {"regParam": lambda _: [0.5]},
+            folds,
+            Budget(rounds=1),
+        )
+        return {trial.setting.get("regParam", 1.0): trial.error for trial in found.trials}
+
+    one, other, both = errors(folds[0]), errors(folds[1]), errors(*folds)
+    assert both == {key: pytest.approx((one[key] + other[key]) / 2, rel=1e-12) for key in (1.0, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("errors", "best", "better"),
+    [
+        ([0.9], [1.0], True),
+        ([1.0], [1.0], False),
+        # Gains 0.1 and 0.3, 0.2 with a standard error of 0.1; then 0.1 with one of 0.2.
+        ([0.9, 0.7], [1.0, 1.0], True),
+        ([1.1, 0.7], [1.0, 1.0], False),
+    ],
+)
+def test_a_setting_is_better_by_more_than_chance(errors: list[float], best: list[float], better: bool) -> None:
+    assert _better(np.array(errors), np.array(best)) == better
 
 
 def test_multiples_of_the_best_are_tried_on_while_they_improve(toy: Toy) -> None:
@@ -77,8 +113,7 @@ def test_multiples_of_the_best_are_tried_on_while_they_improve(toy: Toy) -> None
     found = search(
         lambda setting: estimator(toy, {"maxIter": 6, **setting}),
         {"regParam": lambda s: [s["regParam"] * times for times in (0.25, 4.0)], "tol": lambda _: [1e-4]},
-        training,
-        validation,
+        [(training, validation)],
         Budget(rounds=1),
         start={"regParam": 60.0},
     )
@@ -118,8 +153,7 @@ def test_no_trial_begins_beyond_the_budget(toy: Toy) -> None:
     found = search(
         lambda setting: estimator(toy, {**setting, "maxIter": 3}),
         {"rank": lambda _: [1]},
-        training,
-        validation,
+        [(training, validation)],
         Budget(passes=3),
     )
     assert [(trial.coordinate, trial.passes) for trial in found.trials] == [("start", 3)]

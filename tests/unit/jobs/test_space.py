@@ -97,6 +97,7 @@ def test_integers_have_integers_as_multiples() -> None:
         ({"space": {"model.rank": {"factor": 2}}}, "tune.space.model.rank.times"),
         ({"validation": 1}, "tune.validation = 1"),
         ({"minutes": 0}, "tune.minutes = 0"),
+        ({"folds": 4, "validation": 0.3}, "folds = 4 of 0.3 each: more than all training rows"),
     ],
 )
 def test_what_is_wrong_is_named(tune: dict[str, Any], message: str) -> None:
