@@ -23,7 +23,7 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "u1": ("Ids alone against ALS, MovieLens-100k u1", accuracy_u1.run),
 }
 
-# Over conf/spark: the optimizing JIT, since here queries run many times; stacks for the long lineages of ALS; and room
+# Over jobs/_conf: the optimizing JIT, since here queries run many times; stacks for the long lineages of ALS; and room
 # for 1e7 histories in every partition.
 _SETTINGS = {"spark.ui.enabled": "false", "spark.driver.memory": "4g", "spark.driver.extraJavaOptions": "-Xss16m"}
 

@@ -27,7 +27,7 @@ def open_session(app_name: str, extra: Mapping[str, str] = NOTHING, *, delta: bo
     """The session that is already there, or a new one, in UTC and with Delta.
 
     Started by spark-submit, or on a platform that has its own session, settings are what they were given.
-    Started by plain `python`, the settings of `conf/spark` and the jars of `.jars/` apply.
+    Started by plain `python`, the settings of `jobs/_conf` and the jars of `.jars/` apply.
 
     Args:
         app_name: as the Spark UI shows it.

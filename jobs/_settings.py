@@ -15,8 +15,10 @@ from pathlib import Path
 
 from nimc_spark.errors import SetupError
 
+# The source tree, or the folder that an installed wheel is in.
 ROOT = Path(__file__).resolve().parents[1]
-CONF = ROOT / "conf" / "spark"
+IS_SOURCE_TREE = (ROOT / "Makefile").is_file()
+CONF = Path(__file__).resolve().parent / "_conf"
 JARS = ROOT / ".jars"
 
 SPARK_LINE = "4.2"
@@ -71,7 +73,7 @@ def is_local(master: str) -> bool:
 
 
 def default_settings(*, delta: bool, local: bool) -> dict[str, str]:
-    """Settings of `conf/spark`, with those that need Delta on the class path, and those for one machine."""
+    """Settings of `jobs/_conf`, with those that need Delta on the class path, and those for one machine."""
     settings = read_settings(CONF / "defaults.conf")
     if delta:
         settings |= read_settings(CONF / "delta.conf")

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs._settings import (
+    IS_SOURCE_TREE,
     ON_TERMINAL,
     ROOT,
     check_java,
@@ -27,14 +28,16 @@ from jobs._settings import (
 )
 from nimc_spark.errors import NimcError, SetupError, UsageError
 
-USAGE = """usage: ./spark-submit.sh [spark-submit options --] JOB[+JOB...] --config FILE [--set key=value ...]
+# An installed wheel has the command `nimc` in the place of the script.
+PROGRAM = "./spark-submit.sh" if IS_SOURCE_TREE else "nimc"
+USAGE = """usage: {program} [spark-submit options --] JOB[+JOB...] --config FILE [--set key=value ...]
 
 jobs: {jobs}
 
-  ./spark-submit.sh night --config conf/ml-100k.yaml
-  ./spark-submit.sh --master spark://host:7077 --executor-memory 8g -- train --config conf/ml-100k.yaml
-  ./spark-submit.sh night+predict --config conf/ml-100k.yaml   (one after the other, in one Spark application)
-  ./spark-submit.sh train --help
+  {program} night --config my.yaml
+  {program} --master spark://host:7077 --executor-memory 8g -- train --config my.yaml
+  {program} night+predict --config my.yaml   (one after the other, in one Spark application)
+  {program} train --help
 """
 
 
@@ -109,18 +112,26 @@ def user_settings(given: argparse.Namespace, spark_home: Path, environment: Mapp
     return settings | {key: value for key, value in named.items() if value is not None}
 
 
-def pack(root: Path = ROOT) -> Path:
-    """A zip of the library and the jobs for `--py-files`, named by its content; made only if it is not there yet."""
-    files = sorted(path for folder in ("nimc_spark", "jobs") for path in (root / folder).rglob("*") if _is_source(path))
+def pack(root: Path = ROOT, folder: Path | None = None) -> Path:
+    """A zip of the library and the jobs for `--py-files`, named by its content; made only if it is not there yet.
+
+    It is put into `folder`, by default `build/` of the source tree, or the user's cache for an installed wheel.
+    """
+    if folder is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "build" if IS_SOURCE_TREE else cache / "nimc_spark"
+    files = sorted(
+        path for package in ("nimc_spark", "jobs") for path in (root / package).rglob("*") if _is_source(path)
+    )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
             # The default entry has a fixed date: equal sources give an equal zip.
             archive.writestr(zipfile.ZipInfo(path.relative_to(root).as_posix()), path.read_bytes())
     content = buffer.getvalue()
-    target = root / "build" / f"nimc_spark-{hashlib.sha256(content).hexdigest()[:12]}.zip"
+    target = folder / f"nimc_spark-{hashlib.sha256(content).hexdigest()[:12]}.zip"
     if not target.exists():
-        target.parent.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}")
         partial.write_bytes(content)
         os.replace(partial, target)
@@ -155,10 +166,11 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
     return [*line, str(ROOT / "jobs" / f"{jobs[0]}.py"), *arguments]
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Become spark-submit; return only if that is not possible, with the exit code to use."""
+    argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE.format(jobs=", ".join(job_names())), file=sys.stdout if argv else sys.stderr)
+        print(USAGE.format(program=PROGRAM, jobs=", ".join(job_names())), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else UsageError.exit_code
     try:
         line = command(argv)
@@ -183,4 +195,4 @@ def _listed(first: str | None, *more: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

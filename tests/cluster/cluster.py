@@ -36,12 +36,19 @@ class Job:
 
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
+    reader: Thread | None = None
 
     @staticmethod
-    def start(place: Workplace, job: str, *arguments: str, options: Sequence[str] = ("--master", "local[2]")) -> Job:
+    def start(
+        place: Workplace,
+        job: str,
+        *arguments: str,
+        options: Sequence[str] = ("--master", "local[2]"),
+        program: Path = ROOT / "spark-submit.sh",
+    ) -> Job:
         started = Job(
             subprocess.Popen(
-                [ROOT / "spark-submit.sh", *options, "--conf", "spark.ui.enabled=false", "--", job, *arguments],
+                [program, *options, "--conf", "spark.ui.enabled=false", "--", job, *arguments],
                 cwd=place.folder,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -49,7 +56,8 @@ class Job:
                 start_new_session=True,
             )
         )
-        Thread(target=started._read, daemon=True).start()
+        started.reader = Thread(target=started._read, daemon=True)
+        started.reader.start()
         return started
 
     def _read(self) -> None:
@@ -74,8 +82,10 @@ class Job:
 
     def outcome(self) -> Outcome:
         code = self.process.wait(PATIENCE)
-        until(lambda: any(line.startswith('{"job"') for line in self.lines), "the result line", 10)
+        assert self.reader is not None
+        self.reader.join(10)
         *log, last = self.lines
+        assert last.startswith('{"job"'), "".join(self.lines)
         return Outcome(code, json.loads(last), "".join(log))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import _submit
-from jobs._settings import DELTA_VERSION, ROOT, is_local, local_jars
+from jobs._settings import DELTA_VERSION, ROOT, is_local, local_jars, read_settings
 from nimc_spark.errors import SetupError, UsageError
 from scripts import demo, demo_data, fetch_jars
 
@@ -54,6 +54,16 @@ def test_command_for_local_spark(spark_home: Path, jars: list[Path]) -> None:
     assert last_value(line, "--jars") == f"{jars[0]},{jars[1]}"
     assert "spark.sql.shuffle.partitions=8" in line
     assert "--py-files" not in line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "presets").glob("*.conf")), ids=lambda path: path.stem)
+def test_the_presets_are_settings_of_spark(path: Path, spark_home: Path, jars: list[Path]) -> None:
+    settings = read_settings(path)
+    assert all(key.startswith("spark.") for key in settings)
+    line = build(spark_home, "--properties-file", str(path), "--", "prepare")
+    given = [word.partition("=")[0] for option, word in itertools.pairwise(line) if option == "--conf"]
+    assert not set(given) & set(settings)
+    assert ("--py-files" in line) == ("spark.master" in settings)
 
 
 def test_users_options_and_defaults_win(spark_home: Path, jars: list[Path]) -> None:
