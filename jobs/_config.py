@@ -282,6 +282,10 @@ class Train(_Section):
     max_seconds: float | None = Field(
         None, gt=0, description="a number above 0: the model is what training has found by then; unset: no limit"
     )
+    warm_start: WhichModel | None = Field(
+        None,
+        description="production, candidate or a version: training begins from that model, if there is one; unset: anew",
+    )
 
 
 class Score(_Section):

@@ -1,4 +1,5 @@
-"""What every job shares: arguments, config, session, timing, the run's record, the result line and the exit code."""
+"""What every job shares: arguments, config, session, timing, the run's record and report, the result line and the exit
+code."""
 
 from __future__ import annotations
 
@@ -25,15 +26,19 @@ from pyspark.sql.utils import is_remote
 from jobs._config import Config, config_hash, load_config, resolved
 from jobs._preflight import check_executors
 from jobs._progress import Progress
+from jobs._report import run_page
 from jobs._session import open_session
 from jobs._settings import is_local
 from nimc_spark import __version__
+from nimc_spark.engine.cells import MAIN
 from nimc_spark.errors import NimcError, UsageError
 from nimc_spark.io.failures import translated
 from nimc_spark.io.registry import Entry, Registry
 from nimc_spark.io.runs import Run, record_run
 from nimc_spark.io.tables import Lake, ensure_writable
 from nimc_spark.ml import NIMCModel
+from nimc_spark.ml.persistence import write_folder
+from nimc_spark.reports.page import html_page
 
 LOGGER = logging.getLogger("nimc")
 
@@ -193,7 +198,9 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
         if context is not None:
             result = Result(context.counts, context.metrics, {}, context.table_versions, {"stages": context.stages})
     line = _line(name, status, context, time.perf_counter() - begun, result, error)
-    if recorded and context is not None and status != "dry run":
+    # What fails before it reaches the lake leaves nothing there.
+    if recorded and context is not None and status != "dry run" and "lake" in context.__dict__:
+        line["paths"] = {**line["paths"], **_reported(context, line)}
         _record(context, line, result)
     print(json.dumps(_finite(line), default=str, ensure_ascii=False), flush=True)
     return int(line["exit_code"])
@@ -294,9 +301,7 @@ def cause(error: BaseException) -> str:
 
 
 def _record(context: Context, line: Mapping[str, Any], result: Result) -> None:
-    """The row in `runs`, unless the run failed before it reached the lake."""
-    if "lake" not in context.__dict__:
-        return
+    """The row in `runs`."""
     run = Run(
         run_id=context.run_id,
         run_date=context.run_date,
@@ -317,6 +322,33 @@ def _record(context: Context, line: Mapping[str, Any], result: Result) -> None:
         record_run(context.lake, run)
     except Exception as error:
         context.log.warning("this run could not be recorded in %s: %s", context.lake.path("runs"), _first_line(error))
+
+
+def _reported(context: Context, line: Mapping[str, Any]) -> dict[str, str]:
+    """Writes the report of the run; where it is."""
+    folder = context.lake.path(f"reports/{context.run_date}/{context.job}-{context.run_id}")
+    facts = {
+        "run date": str(context.run_date),
+        "run": context.run_id,
+        "model": context.config.name,
+        "version": str(line["model_version"]) if "model_version" in line else "",
+        "config": context.config_hash,
+        "code": f"nimc-spark {__version__}",
+    }
+    try:
+        page = run_page({**line, "stages": context.stages}, {k: v for k, v in facts.items() if v}, _losses(context))
+        write_folder(folder, {"report.html": html_page(page).encode()}, overwrite=False)
+    except Exception as error:
+        context.log.warning("the report of this run could not be written to %s: %s", folder, _first_line(error))
+        return {}
+    return {"report": f"{folder}/report.html"}
+
+
+def _losses(context: Context) -> dict[str, Sequence[float]]:
+    """The objective after each pass, of each member of the model that this run trained or measured."""
+    metrics = {} if context.entry is None else context.entry.metrics
+    members = {MAIN: metrics} if "losses" in metrics else metrics
+    return {name: of["losses"] for name, of in members.items() if isinstance(of, Mapping) and "losses" in of}
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -17,6 +18,10 @@ from nimc_spark.errors import GateError
 from nimc_spark.io.contracts import ITEM, USER, ddl
 from nimc_spark.io.registry import Entry
 from nimc_spark.ml.evaluation import Ranking, evaluate_model
+
+# Of predictions from the lowest to the highest, in the report.
+_BINS = 20
+_OF_RATINGS = ("rmse", "rmse_se", "mae")
 
 
 def body(context: Context) -> Result:
@@ -32,16 +37,17 @@ def body(context: Context) -> Result:
     ranking = Ranking.of(model, config.evaluate.k, config.evaluate.relevant)
     with context.stage("evaluate"), held(parts[0]) as training, held(held_out) as judges:
         context.kept.enter_context(model.heldFactors())
-        cells = evaluate_model(model, training, judges, ranking)
+        cells, calibration = evaluate_model(model, training, judges, ranking, _BINS)
         if rival is not None:
             theirs = shared_model(context, rival.path, tables, training_only=True)
-            _add_production(cells, evaluate_model(theirs, training, judges, ranking))
+            _add_production(cells, evaluate_model(theirs, training, judges, ranking).cells)
     with context.stage("write"):
         version = _write(context, entry, cells)
     paths = {"metrics": context.lake.path("metrics"), "model": entry.path}
     context.metrics = cells
     counts = {"ratings_held_out": sum(cell["n"] for cell in cells.values())}
-    return Result(counts, cells, paths, {**tables.versions, "metrics": version}, {"model_version": entry.version})
+    extra = {"model_version": entry.version, "calibration": [asdict(own) for own in calibration]}
+    return Result(counts, cells, paths, {**tables.versions, "metrics": version}, extra)
 
 
 def _rival(context: Context, entry: Entry) -> Entry | None:
@@ -106,7 +112,7 @@ def _write(context: Context, entry: Entry, cells: Mapping[str, Mapping[str, Any]
 
 def _count(cell: Mapping[str, Any], of: Mapping[str, Any], metric: str) -> int:
     """What the mean is over: ratings for errors, users for list metrics."""
-    return int(cell["n"] if metric in ("rmse", "mae") else of["users"])
+    return int(cell["n"] if metric in _OF_RATINGS else of["users"])
 
 
 def main(argv: Sequence[str]) -> int:

@@ -38,10 +38,14 @@ def judge(context: Context, cells: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def refit(context: Context, entry: Entry) -> Entry:
-    """A version of its own, trained with the same settings on all ratings that `entry` had, held-out ones too."""
+    """A version of its own, trained with the same settings on all ratings that `entry` had, held-out ones too.
+
+    Where nights begin from earlier models it begins from `entry`.
+    """
     with context.stage("refit"):
         tables = read_tables(context, entry.lineage["table_versions"])
-        model = train.fit(context, tables, tables.ratings)
+        earlier = entry if context.config.train.warm_start is not None else None
+        model = train.fit(context, tables, tables.ratings, earlier)
         lineage = {"refit_of": entry.version, "split": None}
         return train.register(context, model, tables, "refit", lineage)
 

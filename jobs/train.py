@@ -29,10 +29,12 @@ def body(context: Context) -> Result:
         training, _ = split_ratings(context.config, tables.ratings)
         sizes = split_sizes(context.config, tables.ratings)
         check_split_counts(sizes["ratings_training"], sizes["ratings_held_out"], split_spec(context.config))
-    model = fit(context, tables, training)
+    earlier = _earlier(context)
+    model = fit(context, tables, training, earlier)
     with context.stage("save"):
         split = context.config.split.model_dump(mode="json")
-        context.entry = entry = register(context, model, tables, "candidate", {"split": split})
+        lineage = {"split": split, "warm_start": None if earlier is None else earlier.version}
+        context.entry = entry = register(context, model, tables, "candidate", lineage)
     summaries = [member.summary for member in model.members.values()]
     counts = {
         **sizes,
@@ -44,11 +46,30 @@ def body(context: Context) -> Result:
     return Result(counts, _metrics(model), {"model": entry.path}, tables.versions, extra)
 
 
-def fit(context: Context, tables: Tables, ratings: DataFrame) -> NIMCModel:
-    """A model as the config says, trained on some ratings. Raises TrainingError also for one that collapsed."""
+def _earlier(context: Context) -> Entry | None:
+    """What training begins from. Raises DataError for a version that is not there."""
+    which = context.config.train.warm_start
+    if which is None or isinstance(which, int):
+        return None if which is None else context.registry.resolve(which)
+    found = context.registry.latest(which)
+    if found is None:
+        context.log.info("train: there is no model in %s to begin from, so it begins anew", which)
+    return found
+
+
+def fit(context: Context, tables: Tables, ratings: DataFrame, earlier: Entry | None = None) -> NIMCModel:
+    """A model as the config says, trained on some ratings, from an earlier one if there is one.
+
+    Raises TrainingError also for one that collapsed.
+    """
     config = context.config
     estimators = {name: estimator(own) for name, own in config.by_member().items()}
     check_same_params(estimators)
+    if earlier is not None:
+        context.log.info("train: begins from version %d", earlier.version)
+        known = NIMCModel.load(earlier.path).members
+        for name, nimc in estimators.items():
+            nimc.setInitialModel(known.get(name))
     with context.stage("train"):
         fitted = {name: _fitted(context, name, nimc, tables, ratings) for name, nimc in estimators.items()}
     return NIMCModel.routed(fitted, config.router) if config.members else fitted[MAIN]

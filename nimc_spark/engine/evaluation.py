@@ -1,6 +1,7 @@
 """Metrics on held-out rows: rating errors in four cells, and ranking metrics from lists alone.
 
     rmse = √(Σ e² / n)    mae = Σ |e| / n    e = prediction − rating
+    rmse_se = √((Σ e⁴ / n − rmse⁴) / n) / (2 rmse): its standard error, were the ratings independent
 
 For a user with R > 0 relevant items and hits at ranks r_1 < r_2 < … ≤ k, relevance being binary:
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import Any
 
@@ -34,7 +36,9 @@ def evaluate_ratings(
     user_known_col: str,
     item_known_col: str,
 ) -> dict[str, dict[str, Any]]:
-    """{"known_user/new_item": {"n": rows, predictor: {"rmse", "mae"}, …}, …} for the cells that have rows, in one job.
+    """{"known_user/new_item": {"n": rows, predictor: {"rmse", "rmse_se", "mae"}, …}, …} for the cells that have rows.
+
+    One job.
 
     prediction_cols: name of a predictor → its column; the `known` columns are boolean. Errors are summed by their power
     of two, so that no scale need be known beforehand. Raises DataError for a rating or prediction that is null or not
@@ -59,6 +63,7 @@ def evaluate_ratings(
             F.count("*").alias("n"),
             exact_sum(mantissa, 4.0).alias("absolute"),
             exact_sum(mantissa * mantissa, 16.0).alias("squared"),
+            exact_sum(mantissa * mantissa * mantissa * mantissa, 256.0).alias("fourth"),
         )
         .collect()
     )
@@ -76,9 +81,13 @@ def _cells(sums: Sequence[Row], prediction_cols: Mapping[str, str]) -> dict[str,
             key = (user_known, item_known, name)
             group = [row for row in sums if (row["user_known"], row["item_known"], row["predictor"]) == key]
             if group:
-                n, absolute, squared = _totals(group)
+                n = sum(row["n"] for row in group)
+                absolute, squared, fourth = (_total(group, *sum_of) for sum_of in _SUMS)
+                mean = squared / n
+                spread = math.sqrt(max(fourth / n - mean * mean, 0.0) / n)
+                error = spread / (2 * math.sqrt(mean)) if mean else 0.0
                 cell = cells.setdefault(cell_name(user_known, item_known), {"n": n})
-                cell[name] = {"rmse": math.sqrt(squared / n), "mae": absolute / n}
+                cell[name] = {"rmse": math.sqrt(mean), "rmse_se": error, "mae": absolute / n}
     return cells
 
 
@@ -87,11 +96,39 @@ def cell_name(user_known: bool, item_known: bool) -> str:
     return f"{'known' if user_known else 'new'}_user/{'known' if item_known else 'new'}_item"
 
 
-def _totals(group: Sequence[Row]) -> tuple[int, float, float]:
-    inexact = [row for row in group if row["binade"] is not None]
-    absolute = math.fsum(math.ldexp(row["absolute"], row["binade"]) for row in inexact)
-    squared = math.fsum(math.ldexp(row["squared"], 2 * row["binade"]) for row in inexact)
-    return sum(row["n"] for row in group), absolute, squared
+# The sums and the power of the error in each.
+_SUMS = (("absolute", 1), ("squared", 2), ("fourth", 4))
+
+
+def _total(group: Sequence[Row], name: str, power: int) -> float:
+    return math.fsum(math.ldexp(row[name], power * row["binade"]) for row in group if row["binade"] is not None)
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Held-out rows whose predictions are alike: how many, and the means of predictions and of ratings."""
+
+    n: int
+    prediction: float
+    rating: float
+
+
+def calibration(scored: DataFrame, rating_col: str, prediction_col: str, bins: int) -> list[CalibrationBin]:
+    """The rows cut by prediction into `bins` bins of equal width, without those that are empty; two jobs."""
+    rating, prediction = quoted(rating_col).cast("double"), quoted(prediction_col).cast("double")
+    found = scored.agg(F.min(prediction), F.max(prediction), F.max(F.abs(rating)), F.max(F.abs(prediction))).first()
+    if found is None or found[0] is None:
+        return []
+    low, high, *largest = found
+    bound = max(*largest, 1e-300)
+    place = F.floor((prediction - F.lit(low)) / F.lit(max((high - low) / bins, 1e-300)))
+    rows = (
+        scored.groupBy(F.least(place, F.lit(bins - 1)).alias("bin"))
+        .agg(F.count("*").alias("n"), exact_sum(prediction, bound).alias("p"), exact_sum(rating, bound).alias("r"))
+        .orderBy("bin")
+        .collect()
+    )
+    return [CalibrationBin(row["n"], row["p"] / row["n"], row["r"] / row["n"]) for row in rows]
 
 
 def evaluate_ranking(

@@ -43,6 +43,7 @@ class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables, MLReadable["NIMC"], ML
         self._users: DataFrame | None = None
         self._items: DataFrame | None = None
         self._on_pass: Callable[[PassRecord], None] = _nothing
+        self._initial: NIMCModel | None = None
         self.setParams(**params)
 
     def setParams(self, **params: Any) -> NIMC:
@@ -56,6 +57,14 @@ class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables, MLReadable["NIMC"], ML
     def setOnPass(self, observer: Callable[[PassRecord], None]) -> NIMC:
         """Call `observer` after every pass, for a progress display; it is not saved."""
         self._on_pass = observer
+        return self
+
+    def setInitialModel(self, model: NIMCModel | None) -> NIMC:
+        """Begin the first start from an earlier model, whose ids, features and rank may be others; it is not saved.
+
+        What it has no numbers for begins at random. It must have one member and this estimator's activations.
+        """
+        self._initial = model
         return self
 
     def inputs(self, spark: SparkSession) -> dict[SideName, SideInput]:
@@ -73,7 +82,11 @@ class NIMC(Estimator[NIMCModel], NIMCParams, HoldsTables, MLReadable["NIMC"], ML
 
     def _fit(self, dataset: DataFrame) -> NIMCModel:
         self.validate()
-        return self.model_of(train(self, dataset, self.inputs(dataset.sparkSession), self._on_pass), dataset)
+        earlier = None if self._initial is None else self._initial.trained
+        if earlier is not None and self.getOrDefault("init") == "tensor":
+            raise UsageError("init = tensor and an initial model: the first start cannot be both; leave one out")
+        inputs = self.inputs(dataset.sparkSession)
+        return self.model_of(train(self, dataset, inputs, self._on_pass, earlier), dataset)
 
     def write(self) -> ParamsWriter:
         """Raises UsageError where a DataFrame is held: name a table instead, so that what is saved is complete."""

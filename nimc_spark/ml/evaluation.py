@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_means
 from nimc_spark.engine.context import held
-from nimc_spark.engine.evaluation import cell_name, evaluate_ranking, evaluate_ratings
+from nimc_spark.engine.evaluation import CalibrationBin, calibration, cell_name, evaluate_ranking, evaluate_ratings
 from nimc_spark.engine.index import quoted
 from nimc_spark.engine.pairs import BASELINE
 from nimc_spark.engine.topk import top_k
@@ -44,25 +44,36 @@ class Ranking:
         return None if relevant is None else Ranking(k, relevant)
 
 
+class Evaluation(NamedTuple):
+    """`cells` is {"new_user/known_item": {"n": rows, "model": {"rmse", "mae", "ndcg@k", …}, "item_mean": {…}, …}, …};
+    `calibration` is of the model's predictions, over all cells, empty for one that ranks."""
+
+    cells: dict[str, dict[str, Any]]
+    calibration: list[CalibrationBin]
+
+
 def evaluate_model(
-    model: NIMCModel, training: DataFrame, held_out: DataFrame, ranking: Ranking | None
-) -> dict[str, dict[str, Any]]:
-    """{"new_user/known_item": {"n": rows, "model": {"rmse", "mae", "ndcg@k", …}, "item_mean": {…}, …}, …}."""
+    model: NIMCModel, training: DataFrame, held_out: DataFrame, ranking: Ranking | None, bins: int = 0
+) -> Evaluation:
+    """The model on held-out ratings; its calibration in so many `bins`."""
     own = canonical_ratings(model, training)
     shrinkage = Shrinkage(model.getOrDefault("itemShrinkage"), model.getOrDefault("userShrinkage"))
     means = fit_means(own, shrinkage)
     with held(_flagged(model, own, held_out)) as flagged, model.heldFactors():
         columns = {} if model.ranks else {"model": "model"}
         columns |= {name: name for name in ("global_mean", "item_mean", "user_mean")}
-        scored = _with_means(flagged if model.ranks else _with_scores(model, flagged), means)
-        cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
+        alike: list[CalibrationBin] = []
+        with held(_with_means(flagged if model.ranks else _with_scores(model, flagged), means)) as scored:
+            cells = evaluate_ratings(scored, "rating", columns, "user_known", "item_known")
+            if bins and not model.ranks:
+                alike = calibration(scored, "rating", "model", bins)
         if ranking is not None:
             _add_rankings(cells, model, own, flagged, ranking)
-    return cells
+    return Evaluation(cells, alike)
 
 
 def overall(cells: Mapping[str, Mapping[str, Any]], predictor: str) -> dict[str, float]:
-    """{"rmse", "ndcg"} of a predictor over all cells of `evaluate_model`, without those that no cell has.
+    """{"rmse", "ndcg"} of a predictor over all cells of an `Evaluation`, without those that no cell has.
 
     rmse = √(Σ n rmse² / Σ n) over ratings, ndcg = Σ users ndcg / Σ users
     """

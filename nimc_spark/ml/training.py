@@ -39,6 +39,7 @@ from nimc_spark.ml.penalties import group_penalties
 from nimc_spark.ml.sides import SideInput, TrainingSide, read_table, training_side
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.ml.training_state import watch
+from nimc_spark.ml.warm_start import warm_start
 from nimc_spark.solvers import MATRIX_SOLVERS, chosen, solver
 from nimc_spark.solvers.multistart import Outcome, PassRecord, Watch, best_outcome, minimize
 from nimc_spark.solvers.oracle import ScaledOracle
@@ -69,18 +70,26 @@ class Trained:
     summary: TrainingSummary
 
 
-def train(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput], on_pass: OnPass) -> Trained:
-    """Train on a ratings DataFrame as the Params say.
+def train(
+    params: NIMCParams,
+    dataset: DataFrame,
+    inputs: Mapping[SideName, SideInput],
+    on_pass: OnPass,
+    earlier: Trained | None = None,
+) -> Trained:
+    """Train on a ratings DataFrame as the Params say, the first start from an `earlier` model if there is one.
 
     Raises DataError for unusable data, UsageError for Params that do not fit it, TrainingError when training diverges.
     """
     began = time.monotonic()
-    with problem(params, dataset, inputs) as fit:
+    with problem(params, dataset, inputs, earlier) as fit:
         return fit.run(on_pass, began)
 
 
 @contextmanager
-def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Fit]:
+def problem(
+    params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput], earlier: Trained | None = None
+) -> Iterator[Fit]:
     """The training problem of Params and data, its blocks built and kept by Spark until the end."""
     with ExitStack() as kept, prepared(params, dataset, inputs) as ready:
         ratings, profile, plan, limits = ready.ratings, ready.profile, ready.plan, ready.limits
@@ -92,7 +101,7 @@ def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, Si
         # Nothing failed: what Spark keeps of the blocks lives as long as the problem.
         kept = kept.pop_all()
     with kept:
-        yield Fit(params, Problem(profile, ready.sides, blocks, oracle, plan))
+        yield Fit(params, Problem(profile, ready.sides, blocks, oracle, plan), earlier)
 
 
 @contextmanager
@@ -347,8 +356,9 @@ class Problem:
 class Fit:
     """One way to train on a problem: a shape, an objective, a start, and in the end a model."""
 
-    def __init__(self, params: NIMCParams, problem: Problem) -> None:
+    def __init__(self, params: NIMCParams, problem: Problem, earlier: Trained | None = None) -> None:
         self.params = params
+        self._earlier = earlier
         self._get = params.getOrDefault
         self._beta = params.complement_weight
         self.problem = problem
@@ -364,7 +374,8 @@ class Fit:
             _LOG.debug("pass %d: loss %.9g", done.number, min(done.losses))
             on_pass(done)
 
-        budget = watch(self.params, self.problem.blocks.records, began)
+        begun_with = None if self._earlier is None else self.starts[0]
+        budget = watch(self.params, self.problem.blocks.records, began, begun_with)
         outcomes = self._minimize(record, budget)
         best = best_outcome(outcomes)
         start = outcomes.index(best)
@@ -453,7 +464,8 @@ class Fit:
 
     @cached_property
     def starts(self) -> list[Vector]:
-        """Random starts in the variables of `oracle`; with `init` = tensor the first is from moments of the ratings."""
+        """Random starts in the variables of `oracle`; the first is the earlier model if there is one, or with `init` =
+        tensor from moments of the ratings."""
         problem, seed, spread = self.problem, self.params.unsigned_seed, self._get("initSpread")
         starts = [
             random_start(self.model, problem.counts, problem.weight, seed, number, spread)
@@ -463,6 +475,10 @@ class Fit:
             start = tensor_start(problem.oracle, self.model, seed)
             self._warnings += start.warnings
             starts[0] = start.theta
+        if self._earlier is not None:
+            rows = self.model.unravel(starts[0])
+            warm = warm_start(rows, self.model, problem.sides, problem.blocks.sides, self._earlier)
+            starts[0] = self.model.ravel(warm)
         return [self.oracle.to_scaled(start) for start in starts]
 
     def parameters(self, outcome: Outcome) -> Parameters:

@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 
 from nimc_spark import __version__
 from nimc_spark.errors import SetupError
+from nimc_spark.kernels.model import Vector
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.persistence import file_system
 from nimc_spark.solvers.multistart import Course, Watch
@@ -122,22 +123,22 @@ class SavedState(Budget):
         self._saved = len(course.losses)
 
 
-def fingerprint(params: NIMCParams, records: DataFrame) -> str:
+def fingerprint(params: NIMCParams, records: DataFrame, start: Vector | None = None) -> str:
     """32 hex digits that are equal for equal trainings, wherever the records are; one Spark job over them.
 
-    `records` may hold a record several times.
+    `records` may hold a record several times. `start` is one that does not follow from records and Params.
     """
     hashed = records.select(F.xxhash64(*records.columns).alias("hash")).distinct()
     row = hashed.agg(F.count("*"), F.bit_xor("hash"), F.sum(F.col("hash").cast("decimal(38,0)"))).collect()[0]
     own = {p.name: params.getOrDefault(p) for p in params.params if p.name not in _BESIDES and params.isDefined(p)}
     text = json.dumps([[str(value) for value in row], own, __version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode() + (b"" if start is None else start.tobytes())).hexdigest()[:32]
 
 
-def watch(params: NIMCParams, records: DataFrame, began: float) -> Budget:
+def watch(params: NIMCParams, records: DataFrame, began: float, start: Vector | None = None) -> Budget:
     """What the Params want: a budget of time, and a saved state if there is a folder for it."""
     seconds, folder = params.optional("maxSeconds"), params.optional("stateDir")
     if folder is None:
         return Budget(began, seconds)
     every = params.getOrDefault("stateInterval")
-    return SavedState(folder, fingerprint(params, records), every, began, seconds)
+    return SavedState(folder, fingerprint(params, records, start), every, began, seconds)

@@ -1,11 +1,13 @@
-"""A page of results: text, tables and pictures as plain data, written as Markdown, CSV and PNG.
+"""A page of results: text, tables and pictures as plain data, written as Markdown, CSV and PNG, or as one HTML file.
 
-A study or a certificate fills a `Page`; `write_page` is the one place that knows files and matplotlib.
+A study, a certificate or a run fills a `Page`; this module is the one place that knows files, matplotlib and jinja2.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +81,33 @@ def write_page(page: Page, folder: Path) -> Path:
     return path
 
 
+def html_page(page: Page) -> str:
+    """The page as one HTML file that needs no other: pictures are in it, all text is escaped.
+
+    Text parts are Markdown as far as this: `## ` begins a heading, else a part is a paragraph.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("nimc_spark.reports"), autoescape=True, trim_blocks=True)
+    return environment.get_template("page.html.j2").render(page=page, kind=_kind, shown=shown, picture=_data_url)
+
+
+def _kind(part: Part) -> str:
+    if isinstance(part, str):
+        return "heading" if part.startswith("## ") else "text"
+    return "table" if isinstance(part, Table) else "picture"
+
+
+def _data_url(part: Lines | HeatMaps) -> str:
+    buffer = io.BytesIO()
+    _drawn(part).savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _drawn(part: Lines | HeatMaps) -> Any:
+    return _lines(part) if isinstance(part, Lines) else _heat_maps(part)
+
+
 def _written(page: Page, part: Part, folder: Path) -> str:
     if isinstance(part, str):
         return part
@@ -89,7 +118,7 @@ def _written(page: Page, part: Part, folder: Path) -> str:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([part.columns, *([_plain(cell) for cell in row] for row in part.rows)])
         return _markdown(part) + note
-    figure = _lines(part) if isinstance(part, Lines) else _heat_maps(part)
+    figure = _drawn(part)
     # No version in the file: the same numbers give the same picture.
     figure.savefig(folder / f"{stem}.png", dpi=110, metadata={"Software": None})
     return f"![{part.name}]({stem}.png){note}"

@@ -237,7 +237,8 @@ def _lists(case: Case, tables: Tables, seed: int) -> Judge:
     """−NDCG of new users' lists against popularity by ratings of 4 and more."""
 
     def judge(model: NIMCModel) -> tuple[float, float]:
-        cell = evaluate_model(model, case.training, case.held_out, Ranking(_K, 4.0))["new_user/known_item"]
+        cells = evaluate_model(model, case.training, case.held_out, Ranking(_K, 4.0)).cells
+        cell = cells["new_user/known_item"]
         return -cell["liked"][f"ndcg@{_K}"], -cell["model"][f"ndcg@{_K}"]
 
     return judge

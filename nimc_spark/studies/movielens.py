@@ -54,7 +54,7 @@ def _split_figures(tables: Tables, seed: int, quick: bool) -> dict[str, float | 
     for label, settings, items in _nimcs():
         nimc = NIMC(seed=seed, userFeatures=USER_FEATURES, itemFeatures=items, **settings)
         model = nimc.setUsers(tables.users).setItems(tables.items).fit(training)
-        cell = evaluate_model(model, training, held_out, None)[CELL]
+        cell = evaluate_model(model, training, held_out, None).cells[CELL]
         figures |= {"global mean": cell["global_mean"]["rmse"], "shrunken item mean": cell["item_mean"]["rmse"]}
         figures[label] = cell["model"]["rmse"]
     figures["Spark FMRegressor"] = factorization_machine(tables, training, held_out, 20 if quick else 100)

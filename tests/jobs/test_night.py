@@ -48,11 +48,24 @@ def test_the_result_line(night: Night) -> None:
     assert {name: line["counts"][name] for name in COUNTS} == COUNTS
     assert line["quarantine_reasons"] == REASONS
     assert line["counts"]["ratings_training"] + line["counts"]["ratings_held_out"] == COUNTS["ratings_used"]
-    assert set(line["paths"]) == {"ratings", "users", "items", "quarantine", "model", "metrics", "recommendations"}
-    assert all(Path(path).is_dir() for path in line["paths"].values())
+    folders = {"ratings", "users", "items", "quarantine", "model", "metrics", "recommendations"}
+    assert set(line["paths"]) == {*folders, "report"}
+    assert all(Path(line["paths"][name]).is_dir() for name in folders)
     assert all(entry["title"] == f"Item {entry['item_id']}" for s in line["samples"] for entry in s["items"])
     assert set(line["stages"]) >= {"prepare", "train", "evaluate", "score"}
     assert "Traceback" not in night.outcome.log
+
+
+def test_the_report_of_a_run_has_what_its_line_has(night: Night) -> None:
+    line = night.outcome.done()
+    report = Path(line["paths"]["report"])
+    assert report.parts[-3:] == (RUN_DATE, f"night-{line['run_id']}", "report.html")
+    html = report.read_text(encoding="utf-8")
+    sections = ("What came in", "Training", "On held-out ratings", "Calibration", "Gates", "Some lists", "Times")
+    assert all(f"<h2>{section}</h2>" in html for section in sections)
+    assert all(reason in html for by in REASONS.values() for reason in by)
+    # The curves of training and calibration.
+    assert html.count("data:image/png;base64,") == 2
 
 
 def test_metrics_have_the_shape_of_the_contract(night: Night) -> None:
@@ -61,7 +74,7 @@ def test_metrics_have_the_shape_of_the_contract(night: Night) -> None:
     assert cell == "new_user/known_item"
     found = line["metrics"][cell]
     assert found["n"] == line["counts"]["ratings_held_out"]
-    errors, lists = {"rmse", "mae"}, {f"ndcg@{K}", f"recall@{K}", f"map@{K}", "coverage", "users"}
+    errors, lists = {"rmse", "rmse_se", "mae"}, {f"ndcg@{K}", f"recall@{K}", f"map@{K}", "coverage", "users"}
     assert {name: set(of) for name, of in found.items() if name != "n"} == {
         "model": errors | lists,
         "popularity": lists,

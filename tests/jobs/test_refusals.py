@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import evaluate, night, predict, prepare, score, train, tune
+from jobs import evaluate, night, predict, prepare, score, train
 from jobs._job import Context, Result, run_job
 from nimc_spark.io.tables import Lake
 from tests.jobs.conftest import Night
@@ -56,16 +56,6 @@ def test_a_wrong_config_value_is_named(tmp_path: Path, change: str, message: str
     place = tiny(tmp_path)
     assert message in refused(place, 2, night.main, "--set", change)
     assert not place.lake.exists()
-
-
-def test_a_search_over_members(tmp_path: Path) -> None:
-    cells = ("known_user/known_item", "known_user/new_item", "new_user/known_item", "new_user/new_item")
-    members = {
-        "members": {"warm": {}, "cold": {}},
-        "router": dict(zip(cells, ("warm", "warm", "cold", "cold"), strict=True)),
-    }
-    place = tiny(tmp_path)
-    assert "tune searches the settings of one model" in refused(place, 2, tune.main, **members)
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

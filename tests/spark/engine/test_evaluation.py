@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from nimc_spark.engine.evaluation import evaluate_ranking, evaluate_ratings
+from nimc_spark.engine.evaluation import calibration, evaluate_ranking, evaluate_ratings
 from nimc_spark.errors import DataError, UsageError
 
 SCORED = "`a rating` double, `p.model` double, mean float, ku boolean, ki boolean"
@@ -25,13 +25,18 @@ def test_rating_errors_by_hand(spark: SparkSession) -> None:
     assert list(cells) == ["known_user/known_item", "new_user/known_item"]
     assert cells["known_user/known_item"] == {
         "n": 2,
-        "model": {"rmse": math.sqrt(2.5), "mae": 1.5},
-        "item_mean": {"rmse": math.sqrt(0.125), "mae": 0.25},
+        # e² is 1 and 4: mean 2.5, standard deviation 1.5.
+        "model": {"rmse": math.sqrt(2.5), "rmse_se": 1.5 / math.sqrt(2) / (2 * math.sqrt(2.5)), "mae": 1.5},
+        "item_mean": {
+            "rmse": math.sqrt(0.125),
+            "rmse_se": 0.125,
+            "mae": 0.25,
+        },
     }
     assert cells["new_user/known_item"] == {
         "n": 1,
-        "model": {"rmse": 0.0, "mae": 0.0},
-        "item_mean": {"rmse": 4.0, "mae": 4.0},
+        "model": {"rmse": 0.0, "rmse_se": 0.0, "mae": 0.0},
+        "item_mean": {"rmse": 4.0, "rmse_se": 0.0, "mae": 4.0},
     }
 
 
@@ -51,7 +56,30 @@ def test_rating_errors_of_any_scale_have_the_same_bits_for_any_partitioning(spar
         error = (predictions - ratings)[mine]
         rmse, mae = math.sqrt(math.fsum(error**2) / len(error)), math.fsum(abs(error)) / len(error)
         assert results[0][cell]["n"] == mine.sum()
-        assert results[0][cell]["model"] == pytest.approx({"rmse": rmse, "mae": mae}, rel=1e-14)
+        spread = np.std(error**2 / rmse**2) * rmse / (2 * math.sqrt(len(error)))
+        assert results[0][cell]["model"] == {
+            "rmse": pytest.approx(rmse, rel=1e-14),
+            "rmse_se": pytest.approx(spread, rel=1e-10),
+            "mae": pytest.approx(mae, rel=1e-14),
+        }
+
+
+def test_calibration_has_the_means_of_like_predictions(spark: SparkSession) -> None:
+    random = np.random.default_rng(4)
+    predictions = random.choice([1.0, 1.4, 3.0, 4.9, 5.0], size=500)
+    ratings = predictions + random.normal(size=500)
+    rows = [(float(r), float(p), 0.0, True, True) for r, p in zip(ratings, predictions, strict=True)]
+    df = spark.createDataFrame(rows, SCORED)
+    found = calibration(df, "a rating", "p.model", 8)
+    assert found == calibration(df.repartition(5), "a rating", "p.model", 8)
+    groups = [predictions < 2, predictions == 3, predictions > 4]
+    assert [own.n for own in found] == [group.sum() for group in groups]
+    for own, group in zip(found, groups, strict=True):
+        assert own.prediction == pytest.approx(predictions[group].mean(), rel=1e-12)
+        assert own.rating == pytest.approx(ratings[group].mean(), rel=1e-12)
+    one = calibration(df.where("`p.model` = 3"), "a rating", "p.model", 8)
+    assert (len(one), one[0].prediction) == (1, 3.0)
+    assert calibration(df.where("mean > 7"), "a rating", "p.model", 8) == []
 
 
 def test_no_rows_no_cells(spark: SparkSession) -> None:

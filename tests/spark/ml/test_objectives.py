@@ -120,7 +120,7 @@ def test_ranking_is_one_class_with_rated_negatives_and_popularity_as_offset(one_
     value = 0.5 * ((errors**2).sum() + LAMBDA * ((U**2).sum() + (V**2).sum())) / one_class.mask.sum()
     assert model.summary.loss == pytest.approx(value, rel=1e-12)
     # Scores order items, they are no ratings: nothing bounds them, and their errors are not told.
-    cells = evaluate_model(model, stars, stars, Ranking.of(model, 3, None))
+    cells = evaluate_model(model, stars, stars, Ranking.of(model, 3, None)).cells
     cell = cells["known_user/known_item"]
     assert "rmse" in cell["item_mean"]
     assert set(cell["model"]) == set(cell["liked"]) == {"ndcg@3", "recall@3", "map@3", "coverage", "users"}

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from nimc_spark.reports.page import HeatMaps, Lines, Page, Part, Table, shown, write_page
+from nimc_spark.reports.page import HeatMaps, Lines, Page, Part, Table, html_page, shown, write_page
 
 TABLE = Table("sizes", ["name", "n", "share"], [["|a|", 3, 1 / 3], ["b", None, 1e-9]], note="Two rows.")
 LINES = Lines("errors", "step", "error", {"gd": ([1.0, 2.0], [0.1, 0.01])}, log_y=True, note="It falls.")
@@ -66,3 +66,18 @@ def test_a_part_of_no_known_kind_is_not_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("cell", "text"), [(None, ""), (3, "3"), (2 / 3, "0.66667"), (1e6, "1e+06"), ("x", "x")])
 def test_cells_as_a_person_reads_them(cell: str | int | float | None, text: str) -> None:
     assert shown(cell) == text
+
+
+def test_as_html_it_needs_no_other_file_and_all_text_is_escaped() -> None:
+    table = Table("films", ["title", "score"], [["<script>alert(1)</script>", 4.123456], ["Ran", None]], note="a < b")
+    lines = Lines("course", "pass", "loss", {"one": ([1, 2], [3.0, 2.0])})
+    html = html_page(Page("night", "night & day", ["## Films", "two <b>films</b>", table, lines], {"run": "7"}))
+    assert "<title>night &amp; day</title>" in html
+    assert "<h2>Films</h2>" in html
+    assert "two &lt;b&gt;films&lt;/b&gt;" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert '<td class="number">4.1235</td>' in html
+    assert "a &lt; b" in html
+    assert html.count("data:image/png;base64,") == 1
+    assert "<script" not in html
+    assert "http" not in html
