@@ -19,10 +19,11 @@ from nimc_spark.kernels.objective import GroupPenalty
 from nimc_spark.ml.estimator import NIMC
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.penalties import group_penalties
-from nimc_spark.ml.tuning import Budget, Found, Setting, held_folds, search
+from nimc_spark.ml.tuning import Budget, Found, Setting, Trial, held_folds, search
 
 _LOG = logging.getLogger(__name__)
 _PARTS = ("factors", "linear")
+_FEATURES = ("userFeatures", "itemFeatures")
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,15 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
         columns = nimc.getOrDefault("userCol"), nimc.getOrDefault("itemCol")
         with held_folds([split(dataset, spec, *columns) for spec in self._split.folds(self._folds)]) as folds:
             brief = partial(_estimator, nimc, known, self._passes)
-            found = search(brief, coordinates, folds, self._budget, self._k, start=start)
+            found = search(brief, coordinates, folds, self._budget, self._k, _told, start)
         for warning in found.warnings:
             _LOG.warning("search: %s", warning)
         return NIMCSearchModel(_estimator(nimc, known, None, found.best).fit(dataset), found)
+
+
+def _told(trial: Trial) -> None:
+    value = trial.setting.get(trial.coordinate, "")
+    _LOG.info("trial %d: %s %s %s: %.5f", trial.number, trial.coordinate, value, trial.state, trial.error)
 
 
 def _penalties(nimc: NIMC, dataset: DataFrame) -> dict[SideName, dict[str, GroupPenalty]]:
@@ -133,7 +139,7 @@ def _estimator(nimc: NIMC, penalties: Mapping[str, float], passes: int | None, s
     made = nimc.copy().setParams(**params)
     if passes is not None:
         made.setParams(maxIter=passes)
-    if any(key in penalties for key in setting):
+    if any(key in penalties or key in _FEATURES for key in setting):
         made.setParams(groupRegParam=_of_declared(made, reg))
     made.validate()
     return made

@@ -127,7 +127,14 @@ def test_multiples_of_the_best_are_tried_on_while_they_improve(toy: Toy) -> None
 
 def test_the_estimator_trains_on_all_ratings_with_what_a_part_of_them_chose(toy: Toy, spark: SparkSession) -> None:
     nimc = NIMC(rank=2, maxIter=5, activation="tanh", itemFeatures=FEATURES[:2]).setItems(toy.items)
-    space = {"rank": [1], "items.id.factors": Multiples((4.0,)), "activation": ["tanh", "identity"]}
+    nimc.setGroupRegParam({"items": {"id": 3.0, "attributes": 2.0}})
+    space = {
+        "rank": [1],
+        "items.id.factors": Multiples((4.0,)),
+        "activation": ["tanh", "identity"],
+        # Without the group that has a λ of its own.
+        "itemFeatures": [FEATURES[1:2]],
+    }
     before = persisted(spark)
     fitted = NIMCSearch(nimc, space, Split("item", 0.3, 1), Budget(rounds=1), passes=3).fit(toy.train)
     assert persisted(spark) == before
@@ -136,7 +143,10 @@ def test_the_estimator_trains_on_all_ratings_with_what_a_part_of_them_chose(toy:
     assert {trial.passes for trial in trials} == {3}
     assert fitted.found.error == min(trial.error for trial in trials)
     alike = nimc.copy().setParams(**{key: best[key] for key in ("rank", "activation") if key in best})
-    alike.setGroupRegParam({"items": {"id": best["items.id.factors"]}})
+    if "itemFeatures" in best:
+        alike.setItemFeatures(best["itemFeatures"])
+    attributes = {} if "itemFeatures" in best else {"attributes": 2.0}
+    alike.setGroupRegParam({"items": {"id": best.get("items.id.factors", 3.0), **attributes}})
     assert fitted.bestModel.summary.losses == alike.fit(toy.train).summary.losses
     assert fitted.bestModel.summary.passes == 5
     assert fitted.transform(toy.test).count() == toy.test.count()
