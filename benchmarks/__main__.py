@@ -1,4 +1,4 @@
-"""`python -m benchmarks [passes] [complement] [histories] [small] [defaults] [new_users] [u1]`: all by default."""
+"""`python -m benchmarks [SUITE] ...`: what is measured, by name; all by default."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pyspark.sql import SparkSession
 
-from benchmarks import accuracy_u1, complement, defaults, histories, new_users, passes, small
+from benchmarks import accuracy_u1, complement, defaults, histories, new_users, passes, small, topk
 from benchmarks.report import Row, publish
 from jobs._session import open_session
 from nimc_spark.errors import NimcError
@@ -18,6 +18,7 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "complement": ("What a complement adds to a pass", complement.run),
     "histories": ("Item histories in the blocks and outside of them", histories.run),
     "small": ("Small data on the driver and as Spark jobs", small.run),
+    "topk": ("The best items of everybody", topk.run),
     "defaults": ("Why the defaults are what they are", defaults.run),
     "new_users": ("New users through the jobs, MovieLens-100k", new_users.run),
     "u1": ("Ids alone against ALS, MovieLens-100k u1", accuracy_u1.run),

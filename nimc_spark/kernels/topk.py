@@ -5,6 +5,12 @@
 Multiplications and additions are rounded one by one in column order, never fused and never reordered, so that a score
 has the same bits from the compiled loop, from numpy and from SQL, whatever the tiling.
 
+Candidates are found by a matrix product in float32, t ≈ s, whose order of sums nobody knows. Whatever it is,
+
+    |t_ij − s_ij| ≤ b_i = (c + 2) 2⁻²³ ‖p_i‖ max_j ‖q_j‖        (twice the usual bound, with room for float64's rounding)
+
+so that with τ_i the k-th largest t of user i, each of the k best items has t ≥ τ_i − 2 b_i. Those alone get a score.
+
 Conventions
 -----------
 factors   P (n, c) float64 C-order, one row a user
@@ -27,6 +33,12 @@ Exclusions: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 # Items scored at once: a stripe of 8 KB stays in the first-level cache, its rows of Qt in the second.
 STRIPE = 1024
+# Products held at once, 4 bytes each.
+_PRODUCTS = 1 << 21
+# So many of them are looked at in one go.
+_SCAN = 64
+# Beyond this, sums of products in float32 may overflow.
+_FLOAT32_LARGE = 1e37
 # Scores the numpy twin holds at once (8 bytes each).
 TWIN_SCORES = 1 << 22
 
@@ -50,9 +62,41 @@ def top_k_tile(P: Floats, Qt: Floats, k: int, excluded: Exclusions | None = None
     positions = np.full((n, k), -1, dtype=np.int32)
     scores = np.full((n, k), np.nan)
     if k > 0:
-        fill = _fill_compiled if HAVE_NUMBA else fill_numpy
-        fill(np.ascontiguousarray(P), np.ascontiguousarray(Qt), indptr, indices, positions, scores)
+        P, Qt = np.ascontiguousarray(P), np.ascontiguousarray(Qt)
+        fill = fill_numpy if not HAVE_NUMBA else _fill_by_product if _fits_float32(P, Qt) else _fill_compiled
+        fill(P, Qt, indptr, indices, positions, scores)
     return positions, scores
+
+
+def _fits_float32(P: Floats, Qt: Floats) -> bool:
+    """Whether no product of a row and a column, nor a part of one, leaves the range of float32."""
+    widest = _largest(P) * _largest(Qt) * P.shape[1]
+    return bool(max(_largest(P), _largest(Qt), widest) < _FLOAT32_LARGE)
+
+
+def _largest(values: Floats) -> float:
+    return float(np.abs(values).max(initial=0.0))
+
+
+def _fill_by_product(
+    P: Floats,
+    Qt: Floats,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    positions: NDArray[np.int32],
+    scores: Floats,
+) -> None:
+    """The same as `fill_numpy`, candidates first; some users at a time, so that their products stay in the cache."""
+    n, width, m = P.shape[0], P.shape[1], Qt.shape[1]
+    Q, P32, Qt32 = np.ascontiguousarray(Qt.T), P.astype(np.float32), Qt.astype(np.float32)
+    norms = np.sqrt((P * P).sum(axis=1)), np.sqrt((Q * Q).sum(axis=1)).max(initial=0.0)
+    # Below the least normal number float32 rounds to multiples of 2⁻¹⁴⁹.
+    slack = 2 * ((width + 2) * 2.0**-23 * norms[0] * norms[1] + (width + 2) * 2.0**-148)
+    rows = max(1, _PRODUCTS // max(m, 1))
+    for first in range(0, n, rows):
+        cut = slice(first, min(first + rows, n))
+        products = P32[cut] @ Qt32
+        _select(products, slack[cut], P[cut], Q, indptr[first:], indices, positions[cut], scores[cut])
 
 
 def fill_numpy(
@@ -135,8 +179,68 @@ def _rise(positions: Any, scores: Any, hole: int, score: float, position: int) -
 
 
 @jit()
+def _select(products: Any, slack: Any, P: Any, Q: Any, indptr: Any, indices: Any, positions: Any, scores: Any) -> None:
+    """Of each row of products the candidates, and of these the k best by their scores."""
+    m, width, k = products.shape[1], P.shape[1], positions.shape[1]
+    candidates = np.empty(m, np.int32)
+    best, places = np.empty(k), np.zeros(k, np.int32)
+    for i in range(products.shape[0]):
+        row = products[i]
+        for e in range(indptr[i], indptr[i + 1]):
+            row[indices[e]] = -np.inf
+        count, filled, threshold = 0, 0, np.float32(-np.inf)
+        for start in range(0, m, _SCAN):
+            stop = min(start + _SCAN, m)
+            # Few runs hold a candidate: to see that takes a loop without branches.
+            hits = 0
+            for j in range(start, stop):
+                hits += row[j] >= threshold
+            if hits == 0:
+                continue
+            for j in range(start, stop):
+                value = row[j]
+                if value >= threshold and value > -np.inf:
+                    candidates[count] = j
+                    count += 1
+                    if filled < k:
+                        _rise(places, best, filled, value, j)
+                        filled += 1
+                    elif value > best[0]:
+                        _sink(places, best, k, value, j)
+                    if filled == k:
+                        # Lower by more than rounding to float32 can raise it.
+                        threshold = np.float32(best[0] - slack[i] - abs(best[0] - slack[i]) * 2.0**-22)
+        found = 0
+        for e in range(count):
+            j = candidates[e]
+            if row[j] >= threshold:
+                score = 0.0
+                for c in range(width):
+                    score += P[i, c] * Q[j, c]
+                if not np.isfinite(score):
+                    continue
+                # Positions ascend, so an equal score never displaces.
+                if found < k:
+                    _rise(positions[i], scores[i], found, score, j)
+                    found += 1
+                elif score > scores[i, 0]:
+                    _sink(positions[i], scores[i], k, score, j)
+        _sort_heap(positions[i], scores[i], found)
+
+
+@jit()
+def _sort_heap(positions: Any, scores: Any, size: int) -> None:
+    """The heap's entries from the best on: the worst goes to the end, again and again."""
+    for last in range(size - 1, 0, -1):
+        score, position = scores[last], positions[last]
+        scores[last], positions[last] = scores[0], positions[0]
+        _sink(positions, scores, last, score, position)
+
+
+@jit()
 def _fill_compiled(P: Any, Qt: Any, indptr: Any, indices: Any, positions: Any, scores: Any) -> None:
-    """Stripe by stripe over the items, one heap of k entries a user; a threshold scan admits candidates."""
+    """Stripe by stripe over the items, one heap of k entries a user, every score in float64; for factors so large that
+    float32 cannot hold their products."""
     n, m, k = P.shape[0], Qt.shape[1], positions.shape[1]
     filled = np.zeros(n, np.int64)
     cursor = indptr[:-1].copy()
@@ -160,8 +264,4 @@ def _fill_compiled(P: Any, Qt: Any, indptr: Any, indices: Any, positions: Any, s
                     _sink(positions[i], scores[i], k, stripe[j], start + j)
                 j += 1
     for i in range(n):
-        # Heap sort: the worst entry goes to the end, again and again.
-        for last in range(filled[i] - 1, 0, -1):
-            score, position = scores[i, last], positions[i, last]
-            scores[i, last], positions[i, last] = scores[i, 0], positions[i, 0]
-            _sink(positions[i], scores[i], last, score, position)
+        _sort_heap(positions[i], scores[i], filled[i])

@@ -36,6 +36,7 @@ def test_exit_3_for_a_missing_file(tmp_path: Path) -> None:
     assert place.commits() == set()
 
 
+@pytest.mark.soak
 def test_exit_5_for_a_collapsed_training(night: Night, tmp_path: Path) -> None:
     place = night.copied(tmp_path)
     before = place.commits()

@@ -61,6 +61,7 @@ def test_a_certificate_has_the_eigenvalues_of_the_dense_hessian(spark: SparkSess
             certificate(model, data.positives, limit, reach)
 
 
+@pytest.mark.soak
 def test_a_certificate_is_of_the_data_of_its_training_alone(spark: SparkSession) -> None:
     data = OneClass(spark)
     model, rows = data.nimc(maxIter=4).fit(data.positives), data.positives

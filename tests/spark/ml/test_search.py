@@ -107,6 +107,7 @@ def test_a_setting_is_better_by_more_than_chance(errors: list[float], best: list
     assert _better(np.array(errors), np.array(best)) == better
 
 
+@pytest.mark.soak
 def test_multiples_of_the_best_are_tried_on_while_they_improve(toy: Toy) -> None:
     held_out = "item % 3 = 0 and user % 2 > 0"
     training, validation = toy.train.where(f"not ({held_out})"), toy.train.where(held_out)

@@ -56,6 +56,23 @@ def test_same_bits_as_plain_python(path: str, n: int, m: int, width: int, k: int
     assert as_lists(positions, scores) == reference(P, Q, k, mask)
 
 
+@pytest.mark.parametrize("scale", [1e-160, 1e-30, 1.0, 1e15, 1e25, 1e140])
+def test_scores_that_float32_cannot_tell_apart(path: str, scale: float) -> None:
+    """The candidates come from products in float32: neither ties there, underflow nor overflow may lose one."""
+    random = np.random.default_rng(5)
+    P = scale * (1 + 1e-9 * random.normal(size=(4, 6)))
+    Q = scale * (3 + 1e-10 * random.normal(size=(300, 6)))
+    mask = random.random((4, 300)) < 0.1
+    assert as_lists(*topk.top_k_tile(P, Q.T, 7, csr(mask))) == reference(P, Q, 7, mask)
+
+
+def test_more_users_than_are_multiplied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "_PRODUCTS", 90)
+    random = np.random.default_rng(6)
+    P, Q, mask = random.normal(size=(23, 3)), random.normal(size=(31, 3)), random.random((23, 31)) < 0.3
+    assert as_lists(*topk.top_k_tile(P, Q.T, 5, csr(mask))) == reference(P, Q, 5, mask)
+
+
 def test_ties_go_to_the_lower_position(path: str) -> None:
     Qt = np.array([[1.0, 2.0, 2.0, 1.0, 2.0, 1.0]])
     positions, scores = topk.top_k_tile(np.array([[1.0], [-1.0], [0.0]]), Qt, 4)

@@ -1,0 +1,100 @@
+"""The ten best items of everybody: against ALS on the same sizes, and against a matrix product that only multiplies.
+
+ALS / ours          recommendForAllUsers(10) of both over 10,000 users and 20,000 items, rank 50, factors at hand
+ours / GEMM         scores a second of the kernel over those of P Qᵀ in float64 and in float32, one thread each
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from threadpoolctl import threadpool_limits
+
+from benchmarks.report import Row, in_turns, row
+from nimc_spark.engine.context import held
+from nimc_spark.engine.topk import top_k
+from nimc_spark.kernels.topk import top_k_tile
+
+_USERS, _ITEMS, _RANK, _K = 10_000, 20_000, 50, 10
+# Users of a tile.
+_TILE = 4096
+
+
+def run(spark: SparkSession) -> list[Row]:
+    """Rows of the kernel, then of all users on Spark."""
+    return [*_kernel(), *_everybody(spark)]
+
+
+def _kernel() -> list[Row]:
+    random = np.random.default_rng(1)
+    P, Qt = 0.3 * random.standard_normal((_TILE, _RANK + 2)), 0.3 * random.standard_normal((_RANK + 2, _ITEMS))
+    P32, Qt32 = P.astype(np.float32), Qt.astype(np.float32)
+    with threadpool_limits(1):
+        times = in_turns(
+            {
+                "ours": lambda: top_k_tile(P, Qt, _K),
+                "float64": lambda: P @ Qt,
+                "float32": lambda: P32 @ Qt32,
+            },
+            calls=3,
+            warm_up=2,
+        )
+    ours = [own.clock for own in times["ours"]]
+    scores = _TILE * _ITEMS
+    rows = [row("kernel, million scores a second", [scores / own / 1e6 for own in ours], ".0f")]
+    for kind, target in (("float64", "≥ 0.6, aim 0.8"), ("float32", "")):
+        ratios = [product.clock / own for product, own in zip(times[kind], ours, strict=True)]
+        rows.append(row(f"kernel's scores a second / GEMM's, {kind}", ratios, target=target))
+    return rows
+
+
+def _everybody(spark: SparkSession) -> list[Row]:
+    users, items = (_factors(spark, count, seed) for seed, count in enumerate((_USERS, _ITEMS)))
+    with held(users) as own_users, held(items) as own_items, held(_ratings(spark)) as ratings:
+        model = ALS(rank=_RANK, maxIter=1, userCol="user", itemCol="item", ratingCol="rating", seed=1).fit(ratings)
+        with held(model.userFactors) as theirs, held(model.itemFactors) as their_items:
+            if (theirs.count(), their_items.count()) != (_USERS, _ITEMS):
+                raise ValueError("ALS has not as many users and items as are scored")
+            times = in_turns(
+                {
+                    "ours": lambda: _run(top_k(own_users, own_items, _K)),
+                    "ALS": partial(_run, model.recommendForAllUsers(_K)),
+                },
+                rounds=3,
+                calls=1,
+                warm_up=1,
+            )
+    clocks = {name: [own.clock for own in rounds] for name, rounds in times.items()}
+    ratios = [als / own for als, own in zip(clocks["ALS"], clocks["ours"], strict=True)]
+    return [
+        row(
+            "ALS.recommendForAllUsers(10) / ours, 2e8 scores", ratios, ".1f", "≥ 15, aim 25", "ALS with the JVM's BLAS"
+        ),
+        *(row(f"all users, {name}, s", found) for name, found in clocks.items()),
+    ]
+
+
+def _run(frame: DataFrame) -> None:
+    frame.write.format("noop").mode("overwrite").save()
+
+
+def _factors(spark: SparkSession, count: int, seed: int) -> DataFrame:
+    values = F.transform(F.sequence(F.lit(1), F.lit(_RANK + 2)), lambda c: F.sin(F.col("id") * (seed + 1) + c * 7.7))
+    return (
+        spark.range(count)
+        .select(F.col("id").cast("int").alias("id"), values.alias("factors"))
+        .withColumn("source", F.lit("model"))
+    )
+
+
+def _ratings(spark: SparkSession) -> DataFrame:
+    """Each user and each item there at least once."""
+    ids = spark.range(400_000)
+    user, item = F.pmod("id", F.lit(_USERS)), F.pmod(F.col("id") * 7919 + F.floor(F.col("id") / _USERS), F.lit(_ITEMS))
+    return ids.select(
+        user.cast("int").alias("user"), item.cast("int").alias("item"), (F.pmod("id", F.lit(5)) + 1.0).alias("rating")
+    )
