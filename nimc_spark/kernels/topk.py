@@ -7,7 +7,7 @@ has the same bits from the compiled loop, from numpy and from SQL, whatever the 
 
 Candidates are found by a matrix product in float32, t ≈ s, whose order of sums nobody knows. Whatever it is,
 
-    |t_ij − s_ij| ≤ b_i = (c + 2) 2⁻²³ ‖p_i‖ max_j ‖q_j‖        (twice the usual bound, with room for float64's rounding)
+    |t_ij − s_ij| ≤ b_i = (c + 2) 2⁻²³ ‖p_i‖ max_j ‖q_j‖       (twice the usual bound, with room for float64's rounding)
 
 so that with τ_i the k-th largest t of user i, each of the k best items has t ≥ τ_i − 2 b_i. Those alone get a score.
 
