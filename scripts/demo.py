@@ -90,7 +90,8 @@ def summary(night: Mapping[str, Any], predict: Mapping[str, Any]) -> Iterator[st
         yield f"Recommendations for users never seen before ({NEW_USERS})"
         yield from sample_lines(predict["samples"])
     yield "Written"
-    for name, path in {**night["paths"], **predict["paths"]}.items():
+    # The report is the one of the night.
+    for name, path in {**predict["paths"], **night["paths"]}.items():
         yield f"  {name:<16} {path}"
 
 

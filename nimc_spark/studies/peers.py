@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,12 @@ def als(
 ) -> float | None:
     """RMSE of Spark's ALS on the rows that it scores; None where it scores none, as of users without ratings."""
     estimator = ALS(userCol="user", itemCol="item", seed=1, rank=rank, regParam=reg_param, maxIter=iterations)
-    scored = estimator.fit(training).transform(held_out)
-    known = scored.where(~F.isnan("prediction"))
-    return None if known.isEmpty() else rmse(known)
+    with TemporaryDirectory() as folder:
+        # Without checkpoints the lineage of some iterations is too deep for the stack of a task's thread.
+        training.sparkSession.sparkContext.setCheckpointDir(folder)
+        scored = estimator.setCheckpointInterval(2).fit(training).transform(held_out)
+        known = scored.where(~F.isnan("prediction"))
+        return None if known.isEmpty() else rmse(known)
 
 
 def installed(name: str) -> bool:
