@@ -90,8 +90,8 @@ def summary(night: Mapping[str, Any], predict: Mapping[str, Any]) -> Iterator[st
         yield f"Recommendations for users never seen before ({NEW_USERS})"
         yield from sample_lines(predict["samples"])
     yield "Written"
-    # The report is the one of the night.
-    for name, path in {**predict["paths"], **night["paths"]}.items():
+    # Of what both have, such as the report, the night's.
+    for name, path in {**night["paths"], **predict["paths"], **night["paths"]}.items():
         yield f"  {name:<16} {path}"
 
 
