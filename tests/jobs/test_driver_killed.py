@@ -41,7 +41,11 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "promote": {"refit": True},
     "tune": {"tune": {"space": {"model.rank": [1]}, "rounds": 1}},
     "score": {"score": {"k": 3}},
-    "night": {"score": {"k": 3}, "split": {"by": "user", "fraction": 0.2, "seed": 2}},
+    "night": {
+        "score": {"k": 3},
+        "split": {"by": "user", "fraction": 0.2, "seed": 2},
+        "gates": {"rmse_rise": None, "ndcg_fall": None},
+    },
 }
 # A job, the line of its log after which it is killed, and how many seconds after.
 POINTS = [
