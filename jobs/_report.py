@@ -11,6 +11,7 @@ Line = Mapping[str, Any]
 _BOOKS = ("in", "used", "quarantined")
 # Half the width of an interval that holds the true value in 95 of 100 cases, in standard errors.
 _NORMAL_95 = 1.96
+_NO_LIST_METRIC = ("rmse", "rmse_se", "mae", "users")
 
 
 def run_page(line: Line, facts: Mapping[str, str], losses: Mapping[str, Sequence[float]]) -> Page:
@@ -78,9 +79,6 @@ def _metrics(line: Line) -> Iterator[Part]:
     if lists:
         metrics = [m for cell in cells.values() for m in cell.get("model", {}) if m not in _NO_LIST_METRIC]
         yield Table("lists", ["cell", "users", "predictor", *dict.fromkeys(metrics)], lists)
-
-
-_NO_LIST_METRIC = ("rmse", "rmse_se", "mae", "users")
 
 
 def _calibration(line: Line) -> Iterator[Part]:

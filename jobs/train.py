@@ -70,6 +70,8 @@ def fit(context: Context, tables: Tables, ratings: DataFrame, earlier: Entry | N
         known = NIMCModel.load(earlier.path).members
         for name, nimc in estimators.items():
             nimc.setInitialModel(known.get(name))
+            if name not in known:
+                context.log.warning("train: version %d has no member %s, which begins anew", earlier.version, name)
     with context.stage("train"):
         fitted = {name: _fitted(context, name, nimc, tables, ratings) for name, nimc in estimators.items()}
     return NIMCModel.routed(fitted, config.router) if config.members else fitted[MAIN]

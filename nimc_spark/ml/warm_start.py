@@ -8,7 +8,7 @@ singular vectors of the ratings, which are others each time, stay as they were.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nimc_spark.engine.blocks import IndexedSide
+from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.errors import UsageError
 from nimc_spark.kernels.model import Model, Parameters, SideName
 from nimc_spark.ml.sides import TrainingSide
@@ -88,9 +89,10 @@ def _earlier(earlier: Trained, side: SideName) -> Iterator[_Segment]:
     if own.ids.column("weights").null_count == 0:
         yield _Segment(_ID, place, own.ids.column("id"))
         place += own.ids.num_rows
-    for weights in () if own.history is None else own.history.weights:
-        yield _Segment(weights, place, earlier.sides[side.other].ids.column("id"))
-        place += own.history.others if own.history is not None else 0
+    if own.history is not None:
+        for weights in own.history.weights:
+            yield _Segment(weights, place, earlier.sides[side.other].ids.column("id"))
+            place += own.history.others
 
 
 def _earlier_rows(earlier: Trained, side: SideName) -> Matrix:
@@ -103,7 +105,7 @@ def _earlier_rows(earlier: Trained, side: SideName) -> Matrix:
     return np.vstack([own.declared, by_id, history])
 
 
-def _column_names(features: Any) -> pa.Array:
+def _column_names(features: FittedFeatures) -> pa.Array:
     """group, name, and a number where a name is there several times in its group."""
     names: list[str] = []
     for group in features.groups:

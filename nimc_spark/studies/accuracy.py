@@ -138,8 +138,7 @@ _U1_TEST = 20_000
 _ALS_GRID = tuple(product((10, 30, 50), (0.05, 0.08, 0.1, 0.15, 0.2)))
 _K = 10
 _SEARCH_PASSES = 150
-# A search ends where a round changes nothing.
-_ROUNDS = 4
+_ROUNDS = 2
 # With some hundred users or items one part would choose by chance.
 _FOLDS = 4
 _VALIDATION = {"random": 0.1, "user": 0.2, "item": 0.2}
@@ -455,17 +454,16 @@ INTRO = """RMSE and NDCG of the composed model on MovieLens-100k, each beside a 
 The lines "λ unset" are one config an objective: for ratings, models of users known by ratings, of new users and of new
 items as members of one (`members` and `router` in the config), with the defaults of the estimator in all else.
 
-In the lines "λ searched" λ comes from rounds of coordinates until one changes nothing, four at most, each tried at a
-quarter and four times of what it was and on while that helps, by the error on parts of the training ratings of the very
-split: for u1 λ of factors, on one part, from what an earlier and longer search on a part of u1.base had found; for new
-users, new items and rankings λ of factors and linear rows, from λ unset, on four folds of the training users or items,
-a change being kept if it is better by more than its standard error. For users known by context λ is that of the earlier
-search."""
+In the lines "λ searched" λ comes from two rounds of coordinates, each tried at a quarter and four times of what it was
+and on while that helps, by the error on parts of the training ratings of the very split: for u1 λ of factors, on one
+part, from what an earlier and longer search on a part of u1.base had found; for new users, new items and rankings λ of
+factors and linear rows, from λ unset, on four folds of the training users or items, a change being kept if it is better
+by more than its standard error. For users known by context λ is that of the earlier search."""
 INTRO_LARGE = """RMSE of the composed model on MovieLens-1M, each beside a baseline on the same rows, with λ unset, or
-searched: for the random rows on MovieLens-100k; for new users from λ found there, by rounds of coordinates until one
-changes nothing, four at most, each tried at a quarter, half, two and four times of what it was and on while that helps,
-on a part of the training users of the very split; then three starts are averaged. The crosses of ages and the rank of
-new users were chosen on a part of the first split's training users."""
+searched: for the random rows on MovieLens-100k; for new users from λ found there, by two rounds of coordinates, each
+tried at a quarter, half, two and four times of what it was and on while that helps, on a part of the training users of
+the very split; then three starts are averaged. The crosses of ages and the rank of new users were chosen on a part of
+the first split's training users."""
 NONLINEAR = """## Does the nonlinearity earn its place?
 
 Each activation on both sides with a search of its own, the same for all, on the first split of each row; for users

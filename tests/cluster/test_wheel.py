@@ -57,6 +57,7 @@ def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_all_that_a_job_needs_and_no_more(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"jobs/night.py", "jobs/_conf/defaults.conf", "jobs/_conf/log4j2.properties"} <= set(names)
+    assert "nimc_spark/reports/templates/page.html.j2" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"nimc_spark", "jobs"}
 
 
@@ -81,4 +82,5 @@ def test_it_trains_and_scores_on_a_cluster(
     job = Job.start(place, "prepare+train+score", *arguments, options=options, program=command)
     line = job.outcome().done()
     assert line["counts"]["users_scored"] == 32
+    assert Path(line["paths"]["report"]).is_file()
     assert list((tmp_path / "cache" / "nimc_spark").glob("*.zip"))
