@@ -10,7 +10,8 @@ For a user with R > 0 relevant items and hits at ranks r_1 < r_2 < … ≤ k, re
     map@k    = mean over users of  Σ_h (h / r_h) / min(k, R)
 
 each averaged over the users with a relevant item; one without a list counts 0. coverage = distinct items on the first k
-ranks of any list / size of the catalogue. All sums are exact (`sums.py`): no number depends on the partitioning.
+ranks of any list / size of the catalogue; novelty = the mean over these ranks of −log₂ of the share of training users
+who rated the item, in bits. All sums are exact (`sums.py`): no number depends on the partitioning.
 """
 
 from __future__ import annotations
@@ -104,6 +105,10 @@ def _total(group: Sequence[Row], name: str, power: int) -> float:
     return math.fsum(math.ldexp(row[name], power * row["binade"]) for row in group if row["binade"] is not None)
 
 
+# Of an item that one of 2⁶⁴ users rated.
+_MOST_BITS = 64.0
+
+
 @dataclass(frozen=True)
 class CalibrationBin:
     """Held-out rows whose predictions are alike: how many, and the means of predictions and of ratings."""
@@ -131,10 +136,17 @@ def calibration(scored: DataFrame, rating_col: str, prediction_col: str, bins: i
     return [CalibrationBin(row["n"], row["p"] / row["n"], row["r"] / row["n"]) for row in rows]
 
 
+def information(ratings: DataFrame, popularity: Column) -> Column:
+    """−log₂(popularity / users of ratings(user, …)) in bits, at least 0, where `popularity` ratings are an item's."""
+    row = ratings.agg(F.count_distinct("user").cast("double")).first()
+    return F.greatest(F.log2(F.lit(row[0] if row else 0.0) / popularity), F.lit(0.0))
+
+
 def evaluate_ranking(
     recommendations: DataFrame, relevant: DataFrame, k: int, catalogue_size: int
 ) -> dict[str, float | int]:
-    """{"ndcg@k", "recall@k", "map@k", "coverage", "users"} of lists(user, rank, item), k written as its number.
+    """{"ndcg@k", "recall@k", "map@k", "coverage", "users"} of lists(user, rank, item[, information]), k written as its
+    number, and with the `information` of each item (at most `_MOST_BITS`) also "novelty", NaN without a list.
 
     relevant: DataFrame(user, item), repeated pairs count once, pairs with a null are left out. `users` is the number of
     users with a relevant item; without any, the three means are NaN. Raises UsageError for k or a catalogue below 1.
@@ -154,14 +166,20 @@ def evaluate_ranking(
         .groupBy("user")
         .agg(F.count("*").alias("R"), F.array_sort(F.collect_list("rank")).alias("ranks"))
     )
-    coverage = lists.agg(F.count_distinct("item").alias("items"))
+    bits = F.col("information") if "information" in lists.columns else F.lit(None).cast("double")
+    coverage = lists.agg(
+        F.count_distinct("item").alias("items"), F.count("*").alias("rows"), exact_sum(bits, _MOST_BITS).alias("bits")
+    )
     means = users.agg(F.count("*").alias("users"), *[exact_sum(c, 1.0).alias(n) for n, c in _per_user(k).items()])
     row = means.crossJoin(coverage).first()
     if row is None:
         raise DataError("an aggregate came back without its row")
     count = row["users"]
     found = {f"{name}@{k}": row[name] / count if count else math.nan for name in ("ndcg", "recall", "map")}
-    return {**found, "coverage": row["items"] / catalogue_size, "users": count}
+    found |= {"coverage": row["items"] / catalogue_size}
+    if "information" in lists.columns:
+        found["novelty"] = row["bits"] / row["rows"] if row["rows"] else math.nan
+    return {**found, "users": count}
 
 
 def _per_user(k: int) -> dict[str, Column]:

@@ -20,7 +20,14 @@ from pyspark.sql import functions as F
 
 from nimc_spark.engine.baselines import Baseline, Shrinkage, fit_means
 from nimc_spark.engine.context import held
-from nimc_spark.engine.evaluation import CalibrationBin, calibration, cell_name, evaluate_ranking, evaluate_ratings
+from nimc_spark.engine.evaluation import (
+    CalibrationBin,
+    calibration,
+    cell_name,
+    evaluate_ranking,
+    evaluate_ratings,
+    information,
+)
 from nimc_spark.engine.index import quoted
 from nimc_spark.engine.pairs import BASELINE
 from nimc_spark.engine.topk import top_k
@@ -139,6 +146,7 @@ def _add_rankings(
         F.count("*").cast("double").alias("popularity"),
         F.count_if(F.col("rating") >= ranking.relevant).cast("double").alias("liked"),
     )
+    counted = counted.withColumn("information", information(training, F.col("popularity")))
     with held(wanted.select("user", "user_known").distinct()) as users, held(counted) as catalogue:
         size = catalogue.count()
         seen = training.select("user", "item").join(users.select("user"), "user", "semi")
@@ -147,7 +155,8 @@ def _add_rankings(
             **{n: _fixed_lists(users, catalogue, F.col(n), seen, ranking.k) for n in ("popularity", "liked")},
         }
         for name, frame in lists.items():
-            with held(frame.join(users, "user")) as kept:
+            informed = frame.join(catalogue.select(F.col("id").alias("item"), "information"), "item")
+            with held(informed.join(users, "user")) as kept:
                 _add_ranking(cells, name, kept, wanted, ranking.k, size)
 
 

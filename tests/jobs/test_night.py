@@ -74,7 +74,7 @@ def test_metrics_have_the_shape_of_the_contract(night: Night) -> None:
     assert cell == "new_user/known_item"
     found = line["metrics"][cell]
     assert found["n"] == line["counts"]["ratings_held_out"]
-    errors, lists = {"rmse", "rmse_se", "mae"}, {f"ndcg@{K}", f"recall@{K}", f"map@{K}", "coverage", "users"}
+    errors, lists = {"rmse", "rmse_se", "mae"}, {f"ndcg@{K}", f"recall@{K}", f"map@{K}", "coverage", "novelty", "users"}
     assert {name: set(of) for name, of in found.items() if name != "n"} == {
         "model": errors | lists,
         "popularity": lists,

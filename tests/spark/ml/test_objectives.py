@@ -123,7 +123,7 @@ def test_ranking_is_one_class_with_rated_negatives_and_popularity_as_offset(one_
     cells = evaluate_model(model, stars, stars, Ranking.of(model, 3, None)).cells
     cell = cells["known_user/known_item"]
     assert "rmse" in cell["item_mean"]
-    assert set(cell["model"]) == set(cell["liked"]) == {"ndcg@3", "recall@3", "map@3", "coverage", "users"}
+    assert set(cell["model"]) == set(cell["liked"]) == {"ndcg@3", "recall@3", "map@3", "coverage", "novelty", "users"}
     assert cell["model"]["users"] == (target.max(axis=1) > 0).sum()
 
 
