@@ -9,8 +9,7 @@ MovieLens-1M is not fetched: NIMC_ML1M names its folder, without which the rows 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,8 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.passes import empty_job
 from benchmarks.problem import Setting, partitions, start, write
 from benchmarks.report import Round, Row, in_turns, row
-from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.local import LocalOracle
 from nimc_spark.data.outside import OutsideItems
-from nimc_spark.data.passes import ITEM_LANE, LaneSums, Record, Request, lane_sums, merged
 from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
 from nimc_spark.engine.context import held
 from nimc_spark.engine.history import HistoryData
@@ -34,7 +32,7 @@ from nimc_spark.engine.outside import ItemsAt, pass_oracle, sides_in_blocks
 from nimc_spark.engine.passes_at import PassesAt
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.kernels.model import Model, SideName
-from nimc_spark.kernels.statistics import LossGradient, Sums
+from nimc_spark.kernels.statistics import LossGradient
 
 RANK = 20
 SYNTHETIC = Setting(10_000_000, 100_000, 20_000, 0, 0, RANK)
@@ -118,26 +116,8 @@ def _model(blocks: BlockSet) -> Model:
     return Model(RANK, users + items, items + users, dtype=_DTYPE)
 
 
-class _Threads(PassOracle):
-    """A `LocalOracle` whose lanes are dealt to threads."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._shares = [
-            sorted((r for r in records if r.lane == ITEM_LANE or r.lane % _THREADS == share), key=lambda r: r[:4])
-            for share in range(_THREADS)
-        ]
-
-    def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
-        def of(records: Sequence[Record]) -> list[LaneSums]:
-            return list(lane_sums(records, model, requests))
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = [result for results in pool.map(of, self._shares) for result in results]
-        return merged(found, len(requests))
-
-
 def _kernel(blocks: BlockSet, oracle: OutsideItems) -> OutsideItems:
     """The same passes in this process alone."""
     every = {r[:4]: r for records in partitions(blocks) for r in records}
-    items, features = (_Threads(part._records) for part in (oracle._items, oracle._features))
-    return OutsideItems(_Threads(list(every.values())), items, features, oracle._count)
+    local = LocalOracle(every.values(), _THREADS)
+    return OutsideItems(local, oracle._items, oracle._features, oracle._count)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from nimc_spark.data.oracle import PassOracle
-from nimc_spark.data.passes import ITEM_LANE, Kind, Record, Request, lane_sums, merged
+from nimc_spark.data.passes import ITEM_LANE, Kind, LaneSums, Record, Request, lane_sums, merged
+from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.kernels.features import Array, DenseGroup, Group, Index, Part, SparseGroup
 from nimc_spark.kernels.model import Model
 from nimc_spark.kernels.ratings import RatingBlock
@@ -21,16 +23,35 @@ Features = Sequence[Array | csr_array]
 
 
 class LocalOracle(PassOracle):
-    """Passes over records in memory, in one process and one BLAS thread.
+    """Passes over records in memory, in one process, where BLAS has one thread.
 
-    `records` may come in any order; they are the same parts and blocks that Spark tasks read.
+    `records` may come in any order; they are the same parts and blocks that Spark tasks read. Lanes are dealt to up to
+    `threads` threads, and several requests run beside each other: kernels, scipy's and numpy's products release the
+    GIL. The bits are the same for any number of threads, since lanes are merged in their order.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._records = sorted(records, key=lambda r: r[:4])
+    def __init__(self, records: Iterable[Record], threads: int = 1) -> None:
+        ordered = sorted(records, key=lambda r: r[:4])
+        lanes = sorted({r.lane for r in ordered} - {ITEM_LANE})
+        self._threads = threads
+        self._shares = [
+            [r for r in ordered if r.lane == ITEM_LANE or r.lane in mine]
+            for mine in (set(lanes[first::threads]) for first in range(min(threads, len(lanes))))
+        ]
 
     def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
-        return merged(lane_sums(self._records, model, requests), len(requests))
+        def of(work: tuple[list[Record], int]) -> list[LaneSums]:
+            records, number = work
+            return [found._replace(request=number) for found in lane_sums(records, model, [requests[number]])]
+
+        work = list(product(self._shares, range(len(requests))))
+        with one_blas_thread():
+            if self._threads == 1 or len(work) == 1:
+                found = [of(one) for one in work]
+            else:
+                with ThreadPoolExecutor(self._threads) as pool:
+                    found = list(pool.map(of, work))
+        return merged([lane for lanes in found for lane in lanes], len(requests))
 
 
 @dataclass(frozen=True)

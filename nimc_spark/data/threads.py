@@ -1,7 +1,8 @@
-"""BLAS on one thread: its results depend on the thread count, and a task owns one core."""
+"""How many threads: one for BLAS, whose results depend on their number, and for a pass in this process all there are."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -48,3 +49,9 @@ def one_blas_thread() -> Iterator[None]:
         yield
     finally:
         _ONE_THREAD.leave()
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    # Not on every system, as on macOS.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,6 +9,7 @@ from enum import Enum
 
 from nimc_spark.data.local import LocalOracle
 from nimc_spark.data.oracle import PassOracle
+from nimc_spark.data.threads import processors
 from nimc_spark.engine.blocks import Grid, RecordSet
 from nimc_spark.engine.profile import RatingsProfile
 from nimc_spark.engine.spark_oracle import SparkOracle, decode_record
@@ -38,5 +39,5 @@ def oracle_of(records: RecordSet, at: PassesAt) -> PassOracle:
 
 
 def collected(records: RecordSet) -> LocalOracle:
-    """Passes over the records in this process."""
-    return LocalOracle([decode_record(**row) for row in records.records.toArrow().to_pylist()])
+    """Passes over the records in this process, on all of its processors."""
+    return LocalOracle([decode_record(**row) for row in records.records.toArrow().to_pylist()], processors())

@@ -88,6 +88,15 @@ def test_order_of_records_does_not_matter() -> None:
     assert bits(passes[0]) == bits(passes[1])
 
 
+@Statistics
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_threads_change_nothing(statistic: type[LossGradient], lanes: int) -> None:
+    problem = small_problem("mixed", users_activation="tanh")
+    records, sets = problem.records(lanes, 2), points(problem, 3)
+    wanted, *others = (LocalOracle(records, t).run(statistic(), problem.model, sets) for t in (1, 2, 3, 8))
+    assert all(bits(found) == bits(wanted) for found in others)
+
+
 @pytest.mark.parametrize("lanes", [3, 130])
 def test_order_of_arrival_does_not_matter(lanes: int) -> None:
     random = np.random.default_rng(lanes)
