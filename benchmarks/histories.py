@@ -105,7 +105,7 @@ def _actions(
         others: dict[str, Callable[[], object]] = {}
         if isinstance(oracle, OutsideItems) and at is ItemsAt.DRIVER:
             oracles["kernel"] = _kernel(blocks, oracle)
-            tasks = blocks.records.rdd.getNumPartitions()
+            tasks = blocks.records.whole.rdd.getNumPartitions()
             others["empty job"] = empty_job(ratings.sparkSession.range(0, tasks, 1, tasks))
         timed = {name: partial(passes.run, LossGradient(), model, [parameters]) for name, passes in oracles.items()}
         yield others | timed

@@ -63,14 +63,14 @@ def _actions(spark: SparkSession, setting: Setting, block_set: BlockSet) -> dict
     held = partitions(block_set)
     tasks = len(held)
     local = LocalOracle(_distinct(held))
-    rows = block_set.records.toArrow().to_pylist()
+    rows = block_set.records.whole.toArrow().to_pylist()
     records = sorted(_distinct(held), key=lambda r: r[:4])
     found = list(lane_sums(records, model, [Request(LossGradient(), parameters)]))
     encoded = [(result, encode_sums(result.sums)) for result in found]
     oracle = SparkOracle(spark, block_set)
     return {
         "empty": empty_job(spark.range(0, tasks, 1, tasks)),
-        "read": empty_job(block_set.records),
+        "read": empty_job(block_set.records.whole),
         "pass": lambda: oracle.run(LossGradient(), model, [parameters]),
         "kernel": lambda: local.run(LossGradient(), model, [parameters]),
         "decode": lambda: [decode_record(**r) for r in rows],

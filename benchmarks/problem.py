@@ -92,7 +92,7 @@ def start(model: Model, seed: int = 2) -> Parameters:
 def partitions(block_set: BlockSet) -> list[list[Record]]:
     """The decoded records of each partition, in the order in which its task reads them."""
     held: dict[int, list[Record]] = {}
-    table = block_set.records.withColumn("partition", F.spark_partition_id()).toArrow()
+    table = block_set.records.whole.withColumn("partition", F.spark_partition_id()).toArrow()
     for row in table.to_pylist():
         number = row.pop("partition")
         held.setdefault(number, []).append(decode_record(**row))

@@ -43,6 +43,15 @@ def user_piece(lane: int) -> BlockId:
     return BlockId(lane, -1, 0)
 
 
+class RecordName(NamedTuple):
+    """What tells a record from the others of its data set; records of a task come in this order."""
+
+    lane: int
+    kind: int
+    item_part: int
+    chunk: int
+
+
 class Record(NamedTuple):
     lane: int
     kind: int

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import encode_block, encode_part
 from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, user_piece
-from nimc_spark.engine.context import described, held, task_slots
+from nimc_spark.engine.context import described, held, persisted, task_slots, without_history
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.history import HistoryData, Weights, history_lists, stacked_histories
 from nimc_spark.engine.index import index_ids
@@ -100,13 +101,28 @@ class IndexedSide:
         return sum(self.sizes)
 
 
+class Records(NamedTuple):
+    """Records in the order in which tasks read them, and their names in the same partitions, both kept by Spark."""
+
+    whole: DataFrame
+    names: DataFrame
+
+    @staticmethod
+    @contextmanager
+    def held(placed: DataFrame) -> Iterator[Records]:
+        """The placed records, until the end."""
+        with persisted(placed) as records, persisted(records.drop("payload")) as names:
+            yield Records(without_history(records), without_history(names))
+
+
 @dataclass(frozen=True)
 class RecordSet:
-    """The records of whole lanes in the order in which tasks read them, and the lanes and blocks among them."""
+    """The records of whole lanes, the lanes and blocks among them, and a name that no other set has."""
 
-    records: DataFrame
+    records: Records
     lanes: frozenset[int]
     blocks: frozenset[BlockId]
+    dataset: str = field(default_factory=lambda: uuid4().hex, kw_only=True)
 
     @property
     def pieces(self) -> frozenset[BlockId]:
@@ -172,10 +188,10 @@ def build_blocks(
         items = kept.enter_context(_indexed(_ids(ratings, "item", data[SideName.ITEMS]), item_parts))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
         seen = columns or Columns(sides, ratings)
-        records = kept.enter_context(held(_placed_records(ratings, sides, data, seen, dtype, limits)))
+        records = kept.enter_context(Records.held(_placed_records(ratings, sides, data, seen, dtype, limits)))
         with described(ratings.sparkSession, "nimc: build rating blocks"):
-            names = records.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
-        blocks = frozenset(BlockId(*row) for row in names)
+            found = records.names.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
+        blocks = frozenset(BlockId(*row) for row in found)
         # Nothing failed: what Spark keeps lives as long as the block set.
         return BlockSet(records, frozenset(range(len(users.sizes))), blocks, profile.count, sides, kept.pop_all())
 

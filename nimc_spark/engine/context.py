@@ -83,9 +83,16 @@ def without_history(df: DataFrame) -> DataFrame:
 @contextmanager
 def held(df: DataFrame) -> Iterator[DataFrame]:
     """`df`, computed once and kept by Spark until the end, read through a plan of one node."""
+    with persisted(df) as cached:
+        yield without_history(cached)
+
+
+@contextmanager
+def persisted(df: DataFrame) -> Iterator[DataFrame]:
+    """`df`, computed once and kept by Spark until the end."""
     cached = df.persist()
     try:
-        yield without_history(cached)
+        yield cached
     finally:
         cached.unpersist()
 

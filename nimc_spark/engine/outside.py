@@ -27,6 +27,7 @@ from nimc_spark.engine.blocks import (
     Encoding,
     GridLimits,
     IndexedSide,
+    Records,
     RecordSet,
     SideData,
     encoding,
@@ -35,7 +36,7 @@ from nimc_spark.engine.blocks import (
     placement,
     side_rows,
 )
-from nimc_spark.engine.context import described, held
+from nimc_spark.engine.context import described
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.passes_at import PassesAt, collected, oracle_of
 from nimc_spark.engine.profile import RatingsProfile
@@ -97,7 +98,7 @@ def pass_oracle(
     with ExitStack() as kept:
         with described(ratings.sparkSession, "nimc: build the lanes of items"):
             items = kept.enter_context(_kept(_item_lanes(ratings, blocks, data, dtype, lanes), lanes))
-            features = kept.enter_context(_kept(_feature_lanes(items.records, dtype, lanes), lanes))
+            features = kept.enter_context(_kept(_feature_lanes(items.records.whole, dtype, lanes), lanes))
             if at is ItemsAt.DRIVER:
                 outside = OutsideItems(inner, collected(items), collected(features), count)
                 kept.close()
@@ -153,5 +154,5 @@ def _kept(records: DataFrame, lanes: int) -> Iterator[RecordSet]:
     """The records, placed and kept by Spark until the end."""
     slots, at_home = placement(lanes, records.sparkSession)
     placed = records.withColumn("slot", at_home).repartitionById(slots, "slot").sortWithinPartitions("lane")
-    with held(placed.drop("slot")) as kept:
-        yield RecordSet(kept, frozenset(row.lane for row in kept.select("lane").collect()), frozenset())
+    with Records.held(placed.drop("slot")) as kept:
+        yield RecordSet(kept, frozenset(row.lane for row in kept.names.select("lane").collect()), frozenset())

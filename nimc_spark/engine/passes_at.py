@@ -35,9 +35,9 @@ def oracle_of(records: RecordSet, at: PassesAt) -> PassOracle:
     """Passes over records that Spark keeps."""
     if at is PassesAt.DRIVER:
         return collected(records)
-    return SparkOracle(records.records.sparkSession, records)
+    return SparkOracle(records.records.whole.sparkSession, records)
 
 
 def collected(records: RecordSet) -> LocalOracle:
     """Passes over the records in this process, on all of its processors."""
-    return LocalOracle([decode_record(**row) for row in records.records.toArrow().to_pylist()], processors())
+    return LocalOracle([decode_record(**row) for row in records.records.whole.toArrow().to_pylist()], processors())

@@ -7,7 +7,7 @@ reaches the driver does not grow with |Ω|: above `MERGE_FAN` lanes the lower le
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import pyarrow as pa
@@ -16,10 +16,11 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import decode_block, decode_part, decode_sums, encode_sums
 from nimc_spark.data.oracle import PassOracle
-from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, Request, lane_sums, merged
+from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, RecordName, Request, lane_sums, merged
 from nimc_spark.engine.blocks import RecordSet
 from nimc_spark.engine.context import Shared, described, prepare_worker, shared
 from nimc_spark.engine.grouped import apply_grouped
+from nimc_spark.engine.store import find, keep, touch
 from nimc_spark.errors import SetupError
 from nimc_spark.kernels.model import Model, Parameters
 from nimc_spark.kernels.statistics import MERGE_FAN, Sums, merge_in_order
@@ -34,29 +35,55 @@ _RESULT = pa.schema(
         ("sums", pa.binary()),
     ]
 )
+Task = Callable[..., Iterator[pa.RecordBatch]]
 _RESULT_DDL = "lane int, request int, lanes array<int>, item_parts array<int>, chunks array<int>, sums binary"
 
 
+# Of a request that no task has: what it needed was not beside it.
+_MISSED = -1
+# Passes by name go on while misses are no more than this and one in so many passes.
+_MISSES, _PASSES_A_MISS = 5, 20
+
+
 class SparkOracle(PassOracle):
-    """Passes over the records of a `BlockSet` or of other lanes, wherever their partitions live."""
+    """Passes over the records of a `BlockSet` or of other lanes, wherever their partitions live.
+
+    A pass sends tasks the names of records, whose payloads lie beside them (`store.py`); the first one, and one that
+    misses some, sends the records themselves.
+    """
 
     def __init__(self, spark: SparkSession, blocks: RecordSet) -> None:
         self._spark = spark
         self._blocks = blocks
         self._passes = 0
+        self.misses = 0
 
     def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
         self._passes += 1
         sent = [Request(r.statistic, Parameters(*(w.astype(model.dtype) for w in r.parameters))) for r in requests]
-        lanes = len(self._blocks.lanes)
         what = ", ".join(sorted({type(r.statistic).__name__ for r in requests}))
         name = f"nimc: pass {self._passes} ({what})"
         with shared(self._spark, sent, len(pickle.dumps(sent))) as handle, described(self._spark, name):
-            results = self._blocks.records.mapInArrow(partial(_task, model=model, requests=handle), _RESULT_DDL)
-            table = _few_results(results, lanes).toArrow()
-        found = [_lane_sums(row) for row in table.to_pylist()]
+            found = self._by_name(model, handle)
+            if found is None:
+                found = self._run(self._blocks.records.whole, _task, model, handle)
         self._check(found, len(sent))
         return merged(found, len(sent))
+
+    def _by_name(self, model: Model, requests: Shared) -> list[LaneSums] | None:
+        """What a pass by names gives; None where it missed some, or would."""
+        if self._passes == 1 or self.misses > _MISSES + self._passes // _PASSES_A_MISS:
+            return None
+        found = self._run(self._blocks.records.names, _task_by_name, model, requests)
+        if all(own.request != _MISSED for own in found):
+            return found
+        self.misses += 1
+        return None
+
+    def _run(self, records: DataFrame, task: Task, model: Model, requests: Shared) -> list[LaneSums]:
+        bound = partial(task, model=model, requests=requests, dataset=self._blocks.dataset)
+        results = _few_results(records.mapInArrow(bound, _RESULT_DDL), len(self._blocks.lanes))
+        return [_lane_sums(row) for row in results.toArrow().to_pylist()]
 
     def _check(self, found: Sequence[LaneSums], requests: int) -> None:
         """Every piece exactly once for each request: a lost or doubled task must never pass for a result."""
@@ -76,17 +103,37 @@ def decode_record(lane: int, kind: int, item_part: int, chunk: int, payload: byt
     return Record(lane, kind, item_part, chunk, decoded)
 
 
-def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+def _names(batch: pa.RecordBatch) -> list[RecordName]:
+    return [RecordName(*row) for row in zip(*(batch.column(n).to_pylist() for n in RecordName._fields), strict=True)]
+
+
+def _records(batches: Iterable[pa.RecordBatch], dataset: str) -> Iterator[Record]:
+    """The records of a task, each left beside it for the passes to come."""
     for batch in batches:
-        payloads = batch.column("payload")
-        keys = [batch.column(name).to_pylist() for name in ("lane", "kind", "item_part", "chunk")]
-        for row, (lane, kind, item_part, chunk) in enumerate(zip(*keys, strict=True)):
-            yield decode_record(lane, kind, item_part, chunk, payloads[row].as_buffer())
+        for name, payload in zip(_names(batch), batch.column("payload"), strict=True):
+            keep(dataset, name, payload.as_buffer())
+            yield decode_record(*name, payload.as_buffer())
 
 
-def _task(batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared) -> Iterator[pa.RecordBatch]:
+def _task(
+    batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared, dataset: str
+) -> Iterator[pa.RecordBatch]:
     prepare_worker()
-    for result in lane_sums(_records(batches), model, requests.value):
+    for result in lane_sums(_records(batches, dataset), model, requests.value):
+        yield _result_row(result)
+
+
+def _task_by_name(
+    batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared, dataset: str
+) -> Iterator[pa.RecordBatch]:
+    prepare_worker()
+    touch(dataset)
+    found = [(name, find(dataset, name)) for batch in batches for name in _names(batch)]
+    if any(payload is None for _, payload in found):
+        yield _result_row(LaneSums(_MISSED, _MISSED, (), {}))
+        return
+    records = (decode_record(*name, payload) for name, payload in found if payload is not None)
+    for result in lane_sums(records, model, requests.value):
         yield _result_row(result)
 
 

@@ -375,7 +375,7 @@ class Fit:
             on_pass(done)
 
         begun_with = None if self._earlier is None else self.starts[0]
-        budget = watch(self.params, self.problem.blocks.records, began, begun_with)
+        budget = watch(self.params, self.problem.blocks.records.whole, began, begun_with)
         outcomes = self._minimize(record, budget)
         best = best_outcome(outcomes)
         start = outcomes.index(best)

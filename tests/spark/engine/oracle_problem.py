@@ -78,7 +78,7 @@ def random_parameters(model: Model, seed: int) -> Parameters:
 
 def local_oracle(blocks: BlockSet) -> LocalOracle:
     """The same records in this process."""
-    return LocalOracle(decode_record(*row) for row in blocks.records.collect())
+    return LocalOracle(decode_record(*row) for row in blocks.records.whole.collect())
 
 
 def persisted(spark: SparkSession) -> int:

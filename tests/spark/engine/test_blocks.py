@@ -27,7 +27,7 @@ from tests.spark.engine.oracle_problem import (
 
 @pytest.fixture(scope="module")
 def records(blocks: BlockSet) -> list[Record]:
-    return [decode_record(*row) for row in blocks.records.collect()]
+    return [decode_record(*row) for row in blocks.records.whole.collect()]
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_input_partitions_change_no_byte_and_close_frees_what_was_kept(
 ) -> None:
     before = persisted(spark)
     other = problem.blocks(partitions=8)
-    assert persisted(spark) == before + 3
-    mine, others = ({(*row[:4], bytes(row[4])) for row in b.records.collect()} for b in (blocks, other))
+    assert persisted(spark) == before + 4
+    mine, others = ({(*row[:4], bytes(row[4])) for row in b.records.whole.collect()} for b in (blocks, other))
     assert mine == others
     other.close()
     assert persisted(spark) == before

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.passes import Request
-from nimc_spark.engine.blocks import GridLimits, SideData, build_blocks
+from nimc_spark.engine.blocks import GridLimits, Records, SideData, build_blocks
 from nimc_spark.engine.history import HistoryData
 from nimc_spark.engine.outside import ItemsAt, items_at, pass_oracle, sides_in_blocks
 from nimc_spark.engine.passes_at import PassesAt
@@ -119,7 +119,10 @@ def test_a_lost_or_doubled_lane_of_items_is_no_result(
     model = shape("float64")
     with oracle_at(ItemsAt.JOBS, problem, sides, "float64") as oracle:
         lanes = oracle._items._blocks
-        for records in (lanes.records.where("lane != 2"), lanes.records.unionByName(lanes.records.where("lane = 2"))):
+        lost = Records(*(frame.where("lane != 2") for frame in lanes.records))
+        doubled = Records(*(frame.unionByName(frame.where("lane = 2")) for frame in lanes.records))
+        # The first pass of the lanes goes by records, the second one by names.
+        for records in (lost, doubled, lost):
             oracle._items._blocks = replace(lanes, records=records)
             with pytest.raises(SetupError, match=rf"a pass returned .* of {len(lanes.lanes)} user parts"):
                 oracle.run(LossGradient(), model, [random_parameters(model, 1)])

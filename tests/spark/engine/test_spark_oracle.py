@@ -83,7 +83,7 @@ def placed_on(records: DataFrame, slots: int) -> DataFrame:
 @pytest.mark.parametrize("slots", [1, 3, 7])
 def test_where_lanes_are_placed_does_not_matter(spark: SparkSession, blocks: BlockSet, slots: int) -> None:
     model = model_of(blocks, "float64")
-    placed = replace(blocks, records=placed_on(blocks.records, slots))
+    placed = replace(blocks, records=blocks.records._replace(whole=placed_on(blocks.records.whole, slots)))
     assert sums_of(SparkOracle(spark, placed), model) == sums_of(local_oracle(blocks), model)
 
 
@@ -113,7 +113,7 @@ def test_above_64_lanes_executors_merge_first(spark: SparkSession, monkeypatch: 
     model = Model(2, 250, 13, dtype="float64")
     parameters = [random_parameters(model, seed) for seed in (1, 2)]
     wanted = local_oracle(blocks).run(LossGradient(), model, parameters)
-    arrived = Arrivals(monkeypatch, blocks.records)
+    arrived = Arrivals(monkeypatch, blocks.records.whole)
     assert bits(SparkOracle(spark, blocks).run(LossGradient(), model, parameters)) == bits(wanted)
     assert arrived.tables[0].num_rows == 2 * -(-(max(blocks.lanes) + 1) // MERGE_FAN)
     blocks.close()
@@ -128,7 +128,7 @@ def test_what_reaches_the_driver_does_not_grow_with_the_ratings(
     for n in (100, 400):
         ratings = spark.range(n).select((F.col("id") % 20).alias("user"), (F.col("id") % 7).alias("item"), rating)
         blocks = ids_alone(ratings, n // 4)
-        arrived = arrived or Arrivals(monkeypatch, blocks.records)
+        arrived = arrived or Arrivals(monkeypatch, blocks.records.whole)
         model = Model(2, 20, 7, dtype="float64")
         SparkOracle(spark, blocks).run(LossGradient(), model, [random_parameters(model, 1)])
         sizes.append((len(blocks.lanes), sorted(len(v) for v in arrived.tables[-1]["sums"].to_pylist())))
@@ -151,15 +151,15 @@ def test_a_lost_or_doubled_block_or_lane_is_no_result(spark: SparkSession, block
         F.array(F.lit(True), F.lit(True), F.lit(True))
     )
     total = len(blocks.pieces)
-    one_lane = blocks.records.where(F.col("lane").isin(-1, a.lane))
+    one_lane = blocks.records.whole.where(F.col("lane").isin(-1, a.lane))
     doctored = {
-        total - 1: times(blocks.records, block, 0),
-        total + 1: times(blocks.records, block, 2),
-        total + sum(b.lane == a.lane for b in blocks.pieces): blocks.records.union(
+        total - 1: times(blocks.records.whole, block, 0),
+        total + 1: times(blocks.records.whole, block, 2),
+        total + sum(b.lane == a.lane for b in blocks.pieces): blocks.records.whole.union(
             one_lane.coalesce(1).sortWithinPartitions("lane", "kind", "item_part", "chunk")
         ),
     }
     for found, records in doctored.items():
-        oracle = SparkOracle(spark, replace(blocks, records=records))
+        oracle = SparkOracle(spark, replace(blocks, records=blocks.records._replace(whole=records)))
         with pytest.raises(SetupError, match=f"a pass returned {found} of {total} user parts and rating blocks"):
             oracle.run(FeatureCounts(), model, parameters)

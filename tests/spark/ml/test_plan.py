@@ -35,7 +35,7 @@ def test_a_plan_foretells_what_training_has(toy: Toy, users: Any, items: Any, se
     with problem(nimc, toy.train, inputs) as fit:
         found, blocks = fit.problem, fit.problem.blocks
         layouts = found.layouts.values()
-        stored = blocks.records.agg(F.sum(F.octet_length("payload"))).first()
+        stored = blocks.records.whole.agg(F.sum(F.octet_length("payload"))).first()
         point = fit.model.unravel(fit.starts[0])
         sums = found.oracle.run(LossGradient(), fit.model, [point])[0]
         gradient = sum(rows.values.nbytes for rows in sums.values() if isinstance(rows, Rows))
