@@ -12,9 +12,10 @@ once; both tables are read twice (measured, then packed), so give stored or pers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -25,27 +26,30 @@ from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from nimc_spark.engine.context import prepare_worker
+from nimc_spark.engine.context import prepare_worker, task_slots
 from nimc_spark.engine.index import align_id, id_type, part_of
 from nimc_spark.engine.pairs import BASELINE, MODEL, combined_source, dot_product, factor_matrix
 from nimc_spark.errors import DataError, UsageError
-from nimc_spark.kernels.topk import Exclusions, Floats, top_k_tile
+from nimc_spark.kernels.topk import Exclusions, top_k_tile
 
 # What one excluded pair takes in a packed row, with an id of ordinary length on each side.
 PAIR_BYTES = 32
 # What one entry of a list takes while its tile is scored: an int32 position and a float64 score.
 ENTRY_BYTES = 12
+# Items of up to this size go to every executor whole; above, both sides are dealt out as shuffle files.
+BROADCAST_BYTES = 64 << 20
+# Reading all items costs a user part about as much as scoring half as many users.
+_LEAST_USERS = 512
 
 
 @dataclass(frozen=True)
 class TileLimits:
-    """At most about `users` users and `nbytes` bytes in a packed row of either side; results do not depend on them.
-
-    Every user part reads every item part once, which costs as much as scoring about 200 users: hence thousands.
-    """
+    """At most about `users` users and `nbytes` bytes in a packed row of either side, and items of up to `shared` bytes
+    sent whole; results do not depend on them."""
 
     users: int = 4096
     nbytes: int = 8 << 20
+    shared: int = BROADCAST_BYTES
 
 
 def top_k(
@@ -72,19 +76,22 @@ def top_k(
         return top_k(free, items, k, exclude, limits).unionByName(_top_k_among(own, users, items, k, exclude))
     user_type, item_type = id_type(users, "id"), id_type(items, "id")
     pairs = None if exclude is None else _typed_pairs(exclude, users, items)
-    user_parts, item_parts = _part_counts(users, items, pairs, k, limits or TileLimits())
-    packed_users = _packed(users, "user", user_parts, _pack_rows)
-    packed_items = _packed(items, "item", item_parts, _pack_columns)
+    limits = limits or TileLimits()
+    user_parts, item_parts = _part_counts(users, items, pairs, k, limits)
+    packed_users = _packed(users, "user", user_parts, transposed=False)
+    packed_items = _packed(items, "item", item_parts, transposed=True)
     excluded = F.lit(None)
     if pairs is not None:
         packed_users = packed_users.join(_excluded(pairs, user_parts, item_parts), "user_part", "left")
         excluded = F.try_element_at("excluded", F.col("item_part"))
-    tiles = (
+    if item_parts * limits.nbytes <= limits.shared:
+        tiles = packed_users.crossJoin(F.broadcast(packed_items))
+    else:
         # Packed once into shuffle files: a Cartesian product computes its inputs anew for every tile.
-        packed_users.repartitionById(user_parts, F.col("user_part"))
-        .crossJoin(packed_items.repartitionById(item_parts, F.col("item_part")))
-        .select("user", "item", excluded.cast(_pairs_type(user_type, item_type)).alias("excluded"))
-    )
+        tiles = packed_users.repartitionById(user_parts, F.col("user_part")).crossJoin(
+            packed_items.repartitionById(item_parts, F.col("item_part"))
+        )
+    tiles = tiles.select("user", "item", excluded.cast(_pairs_type(user_type, item_type)).alias("excluded"))
     lists = tiles.mapInArrow(partial(_score_tiles, k=k), _list_schema(user_type, item_type))
     return lists if item_parts == 1 else _merged(lists, k)
 
@@ -136,6 +143,10 @@ def _part_counts(
     excluded = found["exclude"]["rows"] if pairs is not None else 0
     user_bytes = user["rows"] * (row_bytes + ENTRY_BYTES * min(k, item["rows"])) + PAIR_BYTES * excluded
     user_parts = max(1, ceil(user["rows"] / limits.users), ceil(user_bytes / limits.nbytes))
+    # As many as tasks run at once, or twice that and so on, unless they become too small to be worth it.
+    slots = task_slots(users.sparkSession)
+    even = min(ceil(user_parts / slots) * slots, ceil(user["rows"] / _LEAST_USERS))
+    user_parts = max(user_parts, even)
     return min(user_parts, max(1, user["rows"])), max(1, ceil(item["rows"] * row_bytes / limits.nbytes))
 
 
@@ -164,7 +175,7 @@ def _check_side(side: Row) -> None:
         raise DataError(f"{name} factors have widths from {side['narrowest']} to {side['widest']}: must have one")
 
 
-def _packed(table: DataFrame, side: str, parts: int, pack: Callable[[pa.Table], pa.Table]) -> DataFrame:
+def _packed(table: DataFrame, side: str, parts: int, transposed: bool) -> DataFrame:
     """One row a part: (<side>_part int, <side> struct<ids in order, factors binary, modelled binary>)."""
     schema = T.StructType(
         [
@@ -176,31 +187,35 @@ def _packed(table: DataFrame, side: str, parts: int, pack: Callable[[pa.Table], 
     )
     modelled = (F.col("source") == MODEL).alias("modelled")
     placed = table.select(part_of(F.col("id"), parts).alias("part"), "id", "factors", modelled)
-    packed = placed.groupBy("part").applyInArrow(pack, schema)
+    packed = placed.repartitionById(parts, "part").mapInArrow(partial(_pack, transposed=transposed), schema)
     return packed.select(F.col("part").alias(f"{side}_part"), F.struct("ids", "factors", "modelled").alias(side))
 
 
-def _pack_rows(table: pa.Table) -> pa.Table:
-    return _pack(table, lambda matrix: matrix)
+def _pack(batches: Iterator[pa.RecordBatch], *, transposed: bool) -> Iterator[pa.RecordBatch]:
+    """The rows of the parts of a partition, of each all ids."""
+    held = list(batches)
+    if not held:
+        return
+    table = pa.Table.from_batches(held).sort_by([("part", "ascending"), ("id", "ascending")]).combine_chunks()
+    parts = table.column("part").to_numpy()
+    cuts = np.flatnonzero(np.diff(parts, prepend=-1, append=-1))
+    for first, last in pairwise(cuts):
+        yield _packed_row(table.slice(first, last - first), transposed)
 
 
-def _pack_columns(table: pa.Table) -> pa.Table:
-    return _pack(table, np.transpose)
-
-
-def _pack(table: pa.Table, orient: Callable[[Floats], Floats]) -> pa.Table:
+def _packed_row(part: pa.Table, transposed: bool) -> pa.RecordBatch:
     """The row of one part. `modelled` has a byte an id, 1 where its factors are the model's."""
-    ordered = table.take(pc.sort_indices(table.column("id"))).combine_chunks()
-    part, ids, factors, modelled = (_array(ordered, name) for name in ("part", "id", "factors", "modelled"))
-    matrix = np.ascontiguousarray(orient(factor_matrix(factors)))
+    number, ids, factors, modelled = (_array(part, name) for name in ("part", "id", "factors", "modelled"))
+    matrix = factor_matrix(factors)
+    matrix = np.ascontiguousarray(matrix.T if transposed else matrix)
     flags = modelled.to_numpy(zero_copy_only=False).astype(np.uint8)
     columns = {
-        "part": part.slice(0, 1),
+        "part": number.slice(0, 1),
         "ids": pa.ListArray.from_arrays(pa.array([0, len(ids)], pa.int32()), ids),
         "factors": pa.array([matrix.tobytes()], pa.binary()),
         "modelled": pa.array([flags.tobytes()], pa.binary()),
     }
-    return pa.table(columns)
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 
@@ -52,10 +53,12 @@ WHOLE = TileLimits()
 USERS_CUT = TileLimits(users=8)
 # 40 bytes a factor row: 31 items in two parts.
 BOTH_CUT = TileLimits(users=12, nbytes=1000)
+SHUFFLED = replace(BOTH_CUT, shared=1999)
 
 
 @pytest.mark.parametrize(
-    ("limits", "k"), [(WHOLE, 1), (WHOLE, 4), (WHOLE, 31), (WHOLE, 40), (USERS_CUT, 4), (BOTH_CUT, 4), (BOTH_CUT, 40)]
+    ("limits", "k"),
+    [(WHOLE, 1), (WHOLE, 4), (WHOLE, 31), (WHOLE, 40), (USERS_CUT, 4), (BOTH_CUT, 4), (BOTH_CUT, 40), (SHUFFLED, 5)],
 )
 def test_every_cut_gives_the_same_lists_and_bits(spark: SparkSession, limits: TileLimits, k: int) -> None:
     users, items, scores = random_tables(spark)
@@ -64,7 +67,7 @@ def test_every_cut_gives_the_same_lists_and_bits(spark: SparkSession, limits: Ti
     assert [row[:4] for row in collected(lists)] == expected(scores, k)
 
 
-@pytest.mark.parametrize("limits", [WHOLE, BOTH_CUT])
+@pytest.mark.parametrize("limits", [WHOLE, BOTH_CUT, SHUFFLED])
 def test_exclusions_come_before_the_cut(spark: SparkSession, limits: TileLimits) -> None:
     users, items, scores = random_tables(spark)
     excluded = {(100 + i, j) for i in range(20) for j in range(31) if (i * j) % 3 == 0}

@@ -1,0 +1,102 @@
+"""Growth: passes, blocks and the driver's memory from 1e6 to 5e7 ratings (the last with FULL=1), attributes alone.
+
+pass / kernel       `SparkOracle` over `LocalOracle` on two threads with the same records, loss and gradient
+blocks / pass       building the records from Parquet files, over a pass
+slope               log of the times' ratio over log of the sizes' ratio: 1 is linear
+driver              memory of the Python driver after passes, above what it had before the blocks were built
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from benchmarks.passes import empty_job
+from benchmarks.problem import Setting, blocks, partitions, start, write
+from benchmarks.report import Round, Row, in_turns, row
+from nimc_spark.data.local import LocalOracle
+from nimc_spark.engine.blocks import BlockSet, GridLimits
+from nimc_spark.engine.spark_oracle import SparkOracle
+from nimc_spark.kernels.statistics import LossGradient
+
+M = Setting(10_000_000, 100_000, 20_000, 64, 64, 32)
+SIZES = (1_000_000, 10_000_000)
+FULL_SIZES = (*SIZES, 50_000_000)
+_THREADS = 2
+_BUILD = "blocks"
+
+
+def run(spark: SparkSession) -> list[Row]:
+    """Rows of each size, then those that compare sizes."""
+    rows: list[Row] = []
+    passes: dict[int, list[float]] = {}
+    for ratings in FULL_SIZES if os.environ.get("FULL") == "1" else SIZES:
+        times, own = _measured(spark, replace(M, ratings=ratings))
+        passes[ratings] = [r.clock for r in times["pass"]]
+        rows += own
+    for small, large in zip(passes, list(passes)[1:], strict=False):
+        slopes = [math.log(b / a) / math.log(large / small) for a, b in zip(passes[small], passes[large], strict=True)]
+        rows.append(row(f"slope of a pass, {small:.0e} to {large:.0e}", slopes, target="1 ± 0.15 from 1e7 on"))
+    return rows
+
+
+def _measured(spark: SparkSession, setting: Setting) -> tuple[dict[str, list[Round]], list[Row]]:
+    name = f"{setting.ratings:.0e}"
+    with TemporaryDirectory() as folder:
+        write(setting, Path(folder))
+        before, began = _memory(), time.perf_counter()
+        with closing(blocks(spark, setting, Path(folder), GridLimits())) as block_set:
+            building = time.perf_counter() - began
+            oracle, model = SparkOracle(spark, block_set), setting.model
+            parameters = start(model)
+            oracle.run(LossGradient(), model, [parameters])
+            driver, size = _memory() - before, _bytes(block_set)
+            local = LocalOracle({r[:4]: r for held in partitions(block_set) for r in held}.values(), _THREADS)
+            tasks = block_set.records.whole.rdd.getNumPartitions()
+            actions: dict[str, Callable[[], object]] = {
+                "pass": lambda: oracle.run(LossGradient(), model, [parameters]),
+                "kernel": lambda: local.run(LossGradient(), model, [parameters]),
+                "empty": empty_job(spark.range(0, tasks, 1, tasks)),
+            }
+            times = in_turns(actions, rounds=7, calls=1, warm_up=3)
+    return times, [
+        *_ratios(name, times),
+        row(f"{name}: {_BUILD} / pass", [building / median(r.clock for r in times["pass"])], ".1f", "≤ 30, aim 15"),
+        row(f"{name}: bytes a rating in parts and blocks", [size / setting.ratings], ".1f", "≤ 12, aim 10"),
+        row(f"{name}: driver, MB", [driver / 2**20], ".0f", "within 100 of each other"),
+        row(f"{name}: passes that missed files", [oracle.misses], ".0f"),
+    ]
+
+
+def _ratios(name: str, times: dict[str, list[Round]]) -> list[Row]:
+    together = list(zip(times["pass"], times["kernel"], times["empty"], strict=True))
+    ratios = [p.clock / k.clock for p, k, _ in together]
+    above = [(p.clock - k.clock) / e.clock for p, k, e in together]
+    rows = [
+        row(f"{name}: pass / kernel on {_THREADS} threads", ratios, target="≤ 1.5, aim 1.2 at 1e7"),
+        row(f"{name}: (pass − kernel) / empty job", above, target="≤ 1.3, aim 1.1 at 1e6"),
+    ]
+    return rows + [row(f"{name}: {what}, ms", [1e3 * r.clock for r in own], ".0f") for what, own in times.items()]
+
+
+def _bytes(block_set: BlockSet) -> int:
+    """Of all records, each once."""
+    once = block_set.records.whole.dropDuplicates(["lane", "kind", "item_part", "chunk"])
+    found = once.agg(F.sum(F.octet_length("payload"))).first()
+    return int(found[0]) if found else 0
+
+
+def _memory() -> int:
+    """Bytes that this process holds in memory."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
