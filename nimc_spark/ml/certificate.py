@@ -27,8 +27,9 @@ from nimc_spark.kernels.alignment import gauge
 from nimc_spark.kernels.model import Parameters, SideName, Vector
 from nimc_spark.kernels.objective import Objective
 from nimc_spark.ml.model import NIMCModel
+from nimc_spark.ml.problem import problem
 from nimc_spark.ml.sides import side_input
-from nimc_spark.ml.training import Fit, problem
+from nimc_spark.ml.training import Fit
 from nimc_spark.solvers.lanczos import MOST_DENSE, Extremes, extreme_eigenvalues
 from nimc_spark.solvers.oracle import Oracle, ScaledOracle
 
@@ -124,13 +125,14 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
     exact = model.copy({model.dtype: "float64"})
     held = {SideName.USERS: model._users, SideName.ITEMS: model._items}
     inputs = {side: side_input(model, side, held[side], ratings.sparkSession) for side in SideName}
-    with problem(exact, ratings, inputs) as fit:
+    with problem(exact, ratings, inputs) as found:
+        fit = Fit(exact, found)
         goal = fit.objective
-        oracle = ScaledOracle(fit.problem.oracle.bind(goal), goal.scale)
+        oracle = ScaledOracle(found.oracle.bind(goal), goal.scale)
         z = oracle.to_scaled(_parameters(model, fit))
         at = oracle.evaluate([z])[0]
         _check_loss(model, fit, at.value)
-        dense, seed = MOST_DENSE if fit.problem.has_matrices else 0, model.unsigned_seed
+        dense, seed = MOST_DENSE if found.has_matrices else 0, model.unsigned_seed
         fixed = _fixed(goal, z)
         if not (goal.mask & ~fixed).any():
             raise UsageError("this model has no free parameter: every feature is 0 at every rating")

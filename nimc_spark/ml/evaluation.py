@@ -32,7 +32,7 @@ from nimc_spark.engine.index import quoted
 from nimc_spark.engine.pairs import BASELINE
 from nimc_spark.engine.topk import top_k
 from nimc_spark.ml.model import NIMCModel
-from nimc_spark.ml.training import canonical_ratings
+from nimc_spark.ml.ratings import canonical_ratings
 
 
 @dataclass(frozen=True)

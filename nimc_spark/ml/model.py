@@ -27,10 +27,11 @@ from nimc_spark.errors import DataError, TrainingError, UsageError
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml.params import NIMCParams, with_accessors
 from nimc_spark.ml.persistence import ModelReader, ModelWriter
+from nimc_spark.ml.ratings import context_ratings
 from nimc_spark.ml.sides import SideInput, side_table, with_id_type
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.ml.tables import HoldsContext
-from nimc_spark.ml.training import Trained, context_ratings
+from nimc_spark.ml.training import Trained
 
 _LOG = logging.getLogger(__name__)
 SCORE_SOURCE = "score_source"

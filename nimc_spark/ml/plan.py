@@ -30,8 +30,8 @@ from nimc_spark.engine.passes_at import PassesAt
 from nimc_spark.kernels.model import Model, SideName
 from nimc_spark.kernels.statistics import MERGE_FAN, LossGradient
 from nimc_spark.ml.params import NIMCParams
+from nimc_spark.ml.problem import DRIVER_VECTORS, Prepared, parameter_count, prepared
 from nimc_spark.ml.sides import SideInput
-from nimc_spark.ml.training import DRIVER_VECTORS, Prepared, parameter_count, prepared
 
 # Bytes of an index into columns, and of what is kept for each column that a sparse group touches.
 _PLACE, _COLUMN = 4, 8

@@ -462,8 +462,8 @@ by more than its standard error. For users known by context λ is that of the ea
 INTRO_LARGE = """RMSE of the composed model on MovieLens-1M, each beside a baseline on the same rows, with λ unset, or
 searched: for the random rows on MovieLens-100k; for new users by two rounds of coordinates, each tried at a quarter,
 half, two and four times of what it was and on while that helps, on a part of the training users of the very split; then
-three starts are averaged. The crosses of ages, the rank and the λ from which the search starts were chosen by hand, some
-twenty trials, on a part of the first split's training users."""
+three starts are averaged. The crosses of ages, the rank and the λ from which the search starts were chosen by hand
+on a part of the first split's training users."""
 NONLINEAR = """## Does the nonlinearity earn its place?
 
 Each activation on both sides with a search of its own, the same for all, on the first split of each row; for users

@@ -12,7 +12,8 @@ from nimc_spark.errors import UsageError
 from nimc_spark.kernels.features import Rows
 from nimc_spark.kernels.statistics import LossGradient
 from nimc_spark.ml.plan import training_plan
-from nimc_spark.ml.training import problem
+from nimc_spark.ml.problem import problem
+from nimc_spark.ml.training import Fit
 from tests.spark.ml.conftest import ITEM_FEATURES, Toy
 
 HISTORY = {"kind": "history"}
@@ -32,8 +33,8 @@ def test_a_plan_foretells_what_training_has(toy: Toy, users: Any, items: Any, se
         nimc = nimc.setUsers(toy.users).setItems(toy.items)
     inputs = nimc.inputs(toy.train.sparkSession)
     plan = training_plan(nimc, toy.train, inputs)
-    with problem(nimc, toy.train, inputs) as fit:
-        found, blocks = fit.problem, fit.problem.blocks
+    with problem(nimc, toy.train, inputs) as found:
+        fit, blocks = Fit(nimc, found), found.blocks
         layouts = found.layouts.values()
         stored = blocks.records.whole.agg(F.sum(F.octet_length("payload"))).first()
         point = fit.model.unravel(fit.starts[0])
