@@ -10,6 +10,7 @@ from jobs._estimator import estimator
 from jobs._job import Context, Result, run_job
 from jobs._tables import read_tables, split_ratings
 from nimc_spark.engine.cells import MAIN
+from nimc_spark.engine.passes_at import PassesAt
 from nimc_spark.ml.plan import TrainingPlan, training_plan
 
 
@@ -36,6 +37,8 @@ def _show(context: Context, name: str, plan: TrainingPlan) -> None:
         plan.parameters, plan.solver, plan.dtype)  # fmt: skip
     log("plan: %spasses run %s, the items' features are evaluated %s", about, plan.passes_at, plan.items_at)
     log("plan: %s%d lanes x %d item parts, %.0f MB of blocks", about, plan.lanes, plan.item_parts, plan.blocks * mega)
+    if plan.passes_at == PassesAt.EXECUTORS.value:
+        log("plan: %sexecutors keep the blocks twice, in Spark's memory and as files in spark.local.dir", about)
     log("plan: %sa task needs %.0f MB, the driver %.0f MB", about, plan.task_memory * mega, plan.driver_memory * mega)
     log("plan: %sa pass sends %.1f MB, returns %.1f MB and takes about %.2f s; at most %d passes", about,
         plan.pass_sends * mega, plan.pass_returns * mega, plan.seconds, plan.passes)  # fmt: skip

@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 from scipy.sparse import csr_array
 
 from nimc_spark.data.local import LocalOracle, Observations, records_of_arrays
+from nimc_spark.data.threads import processors
 from nimc_spark.engine.blocks import DENSE_SHARE, SideData, grid
 from nimc_spark.engine.context import task_slots
 from nimc_spark.engine.passes_at import PassesAt
@@ -161,10 +162,11 @@ def _touched(data: Mapping[SideName, SideData], ids: Mapping[SideName, int], rat
 
 
 def _seconds(params: NIMCParams, ready: Prepared, entries: int, lanes: int) -> float:
-    """Of a pass over `entries`: an empty job, and the kernel on as many cores as there are tasks at once."""
+    """Of a pass over `entries`: an empty job if it is one, and the kernel on as many cores as work at once."""
     spark = ready.ratings.sparkSession
     if ready.plan.passes is PassesAt.DRIVER:
-        return round(entries * _rate(params, ready.plan.dtype), 6)
+        threads = min(processors(), lanes * int(params.getOrDefault("starts")))
+        return round(entries * _rate(params, ready.plan.dtype) / threads, 6)
     tasks = min(lanes, task_slots(spark))
     return round(_empty_job(spark, tasks) + entries * _rate(params, ready.plan.dtype) / tasks, 6)
 
