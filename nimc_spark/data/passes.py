@@ -4,13 +4,18 @@ Conventions
     Record       one stored part or block; `lane` −1 is for item parts, which come before every lane that uses them
     order        records of a task are sorted by (lane, kind, item_part, chunk): item parts, then whole lanes
     Request      a statistic at a set of parameters; a pass answers a list of them
-    LaneSums     what a lane gives for one request, with the pieces it has seen
+    LaneSums     what a lane, or some neighbours, give for one request, with the pieces seen
+
+Lanes are merged in a binary tree of fixed shape: a node of level l with number i has the lanes from i 2^l up to
+(i + 1) 2^l, and is the sum of its halves; where the right half has no lane, it is its left half. A task merges what it
+holds whole, the driver the rest, so that few sums travel, and their bits do not depend on who has merged them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from functools import reduce
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,9 +23,11 @@ from nimc_spark.data.threads import one_blas_thread
 from nimc_spark.kernels.features import Part
 from nimc_spark.kernels.model import Model, Parameters
 from nimc_spark.kernels.ratings import RatingBlock
-from nimc_spark.kernels.statistics import Lane, Sides, Statistic, Sums, merge_in_order
+from nimc_spark.kernels.statistics import Lane, Sides, Statistic, Sums, merge
 
 ITEM_LANE = -1
+# Of the tree: no more than 2³¹ lanes.
+_LEVELS = 31
 
 
 class Kind(IntEnum):
@@ -66,10 +73,23 @@ class Request(NamedTuple):
 
 
 class LaneSums(NamedTuple):
+    """`lane` is the first of the lanes of a node of the tree, a lane alone has level 0."""
+
     lane: int
     request: int
     pieces: tuple[BlockId, ...]
     sums: Sums
+    level: int = 0
+
+    def goes_before(self, other: LaneSums) -> bool:
+        """Whether both are the halves of a node, this one the left."""
+        left, right = self.lane >> self.level, other.lane >> other.level
+        return (self.request, self.level) == (other.request, other.level) and left % 2 == 0 and right == left + 1
+
+    def plus(self, right: LaneSums) -> LaneSums:
+        """The node whose left half this is."""
+        pieces = self.pieces + right.pieces
+        return LaneSums(self.lane, self.request, pieces, merge(self.sums, right.sums), self.level + 1)
 
 
 def lane_sums(records: Iterable[Record], model: Model, requests: Sequence[Request]) -> Iterator[LaneSums]:
@@ -103,7 +123,30 @@ def _assemble(number: int, group: Iterable[Record], item_parts: dict[int, Part])
     return Lane(users, tuple(blocks), tuple(item_parts.items())), tuple(names)
 
 
+def joined(results: Iterable[LaneSums]) -> list[LaneSums]:
+    """Results in the order of their lanes, halves merged as soon as both are there: what is left are few nodes."""
+    waiting: dict[int, list[LaneSums]] = {}
+    for result in results:
+        nodes = waiting.setdefault(result.request, [])
+        node = result
+        while nodes and nodes[-1].goes_before(node):
+            node = nodes.pop().plus(node)
+        nodes.append(node)
+    return [node for nodes in waiting.values() for node in nodes]
+
+
 def merged(results: Iterable[LaneSums], requests: int) -> list[Sums]:
-    """One sum per request, lanes merged in lane order whatever order they arrived in."""
+    """One sum per request of all lanes, whatever order they arrived in, and merged as far as they may be."""
     ordered = sorted(results, key=lambda r: (r.request, r.lane))
-    return [merge_in_order([r.sums for r in ordered if r.request == index]) for index in range(requests)]
+    return [root([r for r in ordered if r.request == index]).sums for index in range(requests)]
+
+
+def root(nodes: Sequence[LaneSums]) -> LaneSums:
+    """The sum of a request's neighbouring nodes in order; where a right half has no lane the left one rises alone."""
+    nodes = joined(nodes)
+    for level in range(_LEVELS):
+        if len(nodes) == 1:
+            break
+        nodes = joined(node._replace(level=level + 1) if node.level == level else node for node in nodes)
+    # More than one is left where a lane came twice, which is no result anyway: its pieces tell.
+    return reduce(LaneSums.plus, nodes)

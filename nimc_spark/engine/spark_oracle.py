@@ -1,7 +1,7 @@
 """`SparkOracle`: a pass over Ω as one `mapInArrow` job, with no shuffle up to 64 lanes.
 
-Parameters go out in the closure (or a broadcast above 8 MB), one small result a lane and request comes back. What
-reaches the driver does not grow with |Ω|: above `MERGE_FAN` lanes the lower levels of the merge tree run on executors.
+Parameters go out in the closure (or a broadcast above 8 MB); for each request few sums come back, since a task merges
+its lanes. What reaches the driver does not grow with |Ω|: above `MERGE_FAN` lanes executors merge those of other tasks.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import decode_block, decode_part, decode_sums, encode_sums
 from nimc_spark.data.oracle import PassOracle
-from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, RecordName, Request, lane_sums, merged
+from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, RecordName, Request, joined, lane_sums, merged, root
 from nimc_spark.engine.blocks import RecordSet
 from nimc_spark.engine.context import Shared, described, prepare_worker, shared
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.store import find, keep, touch
 from nimc_spark.errors import SetupError
 from nimc_spark.kernels.model import Model, Parameters
-from nimc_spark.kernels.statistics import MERGE_FAN, Sums, merge_in_order
+from nimc_spark.kernels.statistics import Sums
 
+_RESULT_DDL = (
+    "lane int, request int, level int, lanes array<int>, item_parts array<int>, chunks array<int>, sums binary"
+)
 _RESULT = pa.schema(
     [
         ("lane", pa.int32()),
         ("request", pa.int32()),
+        ("level", pa.int32()),
         ("lanes", pa.list_(pa.int32())),
         ("item_parts", pa.list_(pa.int32())),
         ("chunks", pa.list_(pa.int32())),
@@ -36,9 +40,8 @@ _RESULT = pa.schema(
     ]
 )
 Task = Callable[..., Iterator[pa.RecordBatch]]
-_RESULT_DDL = "lane int, request int, lanes array<int>, item_parts array<int>, chunks array<int>, sums binary"
-
-
+# Above so many lanes, a power of 2, a second stage on executors merges what tasks return.
+MERGE_FAN = 64
 # Of a request that no task has: what it needed was not beside it.
 _MISSED = -1
 # Passes by name go on while misses are no more than this and one in so many passes.
@@ -119,7 +122,7 @@ def _task(
     batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared, dataset: str
 ) -> Iterator[pa.RecordBatch]:
     prepare_worker()
-    for result in lane_sums(_records(batches, dataset), model, requests.value):
+    for result in joined(lane_sums(_records(batches, dataset), model, requests.value)):
         yield _result_row(result)
 
 
@@ -133,7 +136,7 @@ def _task_by_name(
         yield _result_row(LaneSums(_MISSED, _MISSED, (), {}))
         return
     records = (decode_record(*name, payload) for name, payload in found if payload is not None)
-    for result in lane_sums(records, model, requests.value):
+    for result in joined(lane_sums(records, model, requests.value)):
         yield _result_row(result)
 
 
@@ -142,6 +145,7 @@ def _result_row(result: LaneSums) -> pa.RecordBatch:
     row = {
         "lane": result.lane,
         "request": result.request,
+        "level": result.level,
         "lanes": lanes,
         "item_parts": item_parts,
         "chunks": chunks,
@@ -152,11 +156,11 @@ def _result_row(result: LaneSums) -> pa.RecordBatch:
 
 def _lane_sums(row: dict[str, object]) -> LaneSums:
     pieces = tuple(BlockId(*b) for b in zip(row["lanes"], row["item_parts"], row["chunks"], strict=True))  # type: ignore[call-overload]
-    return LaneSums(row["lane"], row["request"], pieces, decode_sums(row["sums"]))  # type: ignore[arg-type]
+    return LaneSums(row["lane"], row["request"], pieces, decode_sums(row["sums"]), row["level"])  # type: ignore[arg-type]
 
 
 def _few_results(results: DataFrame, lanes: int) -> DataFrame:
-    """At most MERGE_FAN results a request: the lower levels of `merge_in_order`'s tree run on executors."""
+    """At most MERGE_FAN results a request: the lower levels of the tree are merged on executors."""
     width = 1
     while lanes > MERGE_FAN * width:
         width *= MERGE_FAN
@@ -167,7 +171,6 @@ def _few_results(results: DataFrame, lanes: int) -> DataFrame:
 
 def _merge_run(table: pa.Table) -> pa.Table:
     found = sorted((_lane_sums(row) for row in table.drop_columns("run").to_pylist()), key=lambda r: r.lane)
-    pieces = tuple(piece for r in found for piece in r.pieces)
-    first = found[0]
-    total = LaneSums(first.lane, first.request, pieces, merge_in_order([r.sums for r in found]))
+    # Of misses one says it all.
+    total = found[0] if found[0].request == _MISSED else root(found)
     return pa.Table.from_batches([_result_row(total)])

@@ -87,34 +87,15 @@ class Statistic(Protocol):
 
 def merge(left: Sums, right: Sums) -> Sums:
     """left + right, name by name. Order matters to the last bit, so callers merge in a fixed order."""
-    return _merge_run([left, right])
+    return {name: _add(value, right[name]) for name, value in left.items()}
 
 
-def _merge_run(run: Sequence[Sums]) -> Sums:
-    return {name: _add([sums[name] for sums in run]) for name in run[0]}
-
-
-def _add(values: Sequence[npt.NDArray[np.float64] | Rows]) -> npt.NDArray[np.float64] | Rows:
-    """The sum from left to right."""
-    rows = [value for value in values if isinstance(value, Rows)]
-    if len(rows) == len(values):
-        return add_rows(rows)
-    arrays = [value for value in values if not isinstance(value, Rows)]
-    if rows:
+def _add(left: npt.NDArray[np.float64] | Rows, right: npt.NDArray[np.float64] | Rows) -> npt.NDArray[np.float64] | Rows:
+    if isinstance(left, Rows) and isinstance(right, Rows):
+        return add_rows([left, right])
+    if isinstance(left, Rows) or isinstance(right, Rows):
         raise TypeError("a sum is either rows or an array in every lane")
-    return sum(arrays[1:], start=arrays[0])
-
-
-# Lanes are merged left to right in groups of this many, the groups likewise: a tree of fixed shape.
-MERGE_FAN = 64
-
-
-def merge_in_order(sums: Sequence[Sums]) -> Sums:
-    """The sum of one or more contributions, in the fixed tree that executors and driver share."""
-    level = list(sums)
-    while len(level) > 1:
-        level = [_merge_run(level[i : i + MERGE_FAN]) for i in range(0, len(level), MERGE_FAN)]
-    return level[0]
+    return left + right
 
 
 @dataclass

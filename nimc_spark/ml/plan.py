@@ -28,8 +28,9 @@ from nimc_spark.data.threads import processors
 from nimc_spark.engine.blocks import DENSE_SHARE, SideData, grid
 from nimc_spark.engine.context import task_slots
 from nimc_spark.engine.passes_at import PassesAt
+from nimc_spark.engine.spark_oracle import MERGE_FAN
 from nimc_spark.kernels.model import Model, SideName
-from nimc_spark.kernels.statistics import MERGE_FAN, LossGradient
+from nimc_spark.kernels.statistics import LossGradient
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.problem import DRIVER_VECTORS, Prepared, parameter_count, prepared
 from nimc_spark.ml.sides import SideInput

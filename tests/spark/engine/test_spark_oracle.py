@@ -13,12 +13,12 @@ from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.passes import Kind, Request
 from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
 from nimc_spark.engine.profile import profile_ratings
-from nimc_spark.engine.spark_oracle import SparkOracle
+from nimc_spark.engine.spark_oracle import MERGE_FAN, SparkOracle
 from nimc_spark.errors import SetupError
 from nimc_spark.kernels.curvature import GaussNewton, Product, RowBlocks
 from nimc_spark.kernels.model import Model, SideName
 from nimc_spark.kernels.products import RatingGram, RatingProduct
-from nimc_spark.kernels.statistics import MERGE_FAN, Averages, FeatureCounts, LossGradient, Statistic
+from nimc_spark.kernels.statistics import Averages, FeatureCounts, LossGradient, Statistic
 from tests.spark.engine.oracle_problem import RatingProblem, local_oracle, model_of, random_parameters
 from tests.unit.problems import bits
 

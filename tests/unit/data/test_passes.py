@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nimc_spark.data.local import LocalOracle
-from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, LaneSums, Record, Request, lane_sums, merged, user_piece
+from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, LaneSums, Record, Request, joined, lane_sums, merged, root, user_piece
+from nimc_spark.kernels.features import Rows
 from nimc_spark.kernels.ratings import RatingBlock
 from nimc_spark.kernels.statistics import LossGradient, Sums
 from tests.unit.problems import STATISTICS, Problem, array_of, bits, rows_of, small_problem
@@ -97,14 +98,55 @@ def test_threads_change_nothing(statistic: type[LossGradient], lanes: int) -> No
     assert all(bits(found) == bits(wanted) for found in others)
 
 
+def lanes_of(number: int, index: int = 0) -> list[LaneSums]:
+    """Lanes whose sum depends on the order of the additions."""
+    random = np.random.default_rng(number + index)
+    values = random.normal(size=number) * 10.0 ** random.integers(-8, 9, number)
+    sums = [{"a": np.array([v]), "b": Rows(np.array([i % 3]), np.array([[v]]))} for i, v in enumerate(values)]
+    return [LaneSums(lane, index, (user_piece(lane),), own) for lane, own in enumerate(sums)]
+
+
+def tree(values: list[float]) -> float:
+    """The sum of halves, the left one as large as a power of two may be."""
+    if len(values) == 1:
+        return values[0]
+    half = 1 << (len(values) - 1).bit_length() - 1
+    return tree(values[:half]) + tree(values[half:])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 11, 64, 65, 130])
+def test_lanes_are_merged_in_a_fixed_tree_by_whoever_holds_them(number: int) -> None:
+    found = lanes_of(number)
+    (total,) = merged(found, 1)
+    assert array_of(total, "a")[0] == tree([array_of(own.sums, "a")[0] for own in found])
+    np.testing.assert_allclose(rows_of(total, "b", 3).sum(), array_of(total, "a")[0], rtol=0, atol=1e-6)
+    random = np.random.default_rng(0)
+    for tasks in (1, 2, 3, 7):
+        # Runs of neighbours as tasks have them, and lanes dealt out anyhow.
+        for task_of in (np.arange(number) * tasks // number, random.integers(0, tasks, number)):
+            held = [joined([own for own, t in zip(found, task_of, strict=True) if t == task]) for task in range(tasks)]
+            nodes = [node for task in held for node in task]
+            assert bits(merged([nodes[i] for i in random.permutation(len(nodes))], 1)) == bits([total])
+            assert sorted(piece for node in nodes for piece in node.pieces) == [user_piece(n) for n in range(number)]
+    # A second stage that merges runs of 64 has the same tree.
+    runs = [root(found[first : first + 64]) for first in range(0, number, 64)]
+    assert bits(merged(runs, 1)) == bits([total])
+
+
+def test_a_task_sends_few_nodes() -> None:
+    assert [(n.lane, n.level) for n in joined(lanes_of(11))] == [(0, 3), (8, 1), (10, 0)]
+    assert [(n.lane, n.level) for n in joined(lanes_of(20)[7:19])] == [(7, 0), (8, 3), (16, 1), (18, 0)]
+
+
+def test_a_lane_that_came_twice_is_seen_in_the_pieces() -> None:
+    found = root(sorted([*lanes_of(5), lanes_of(5)[2]], key=lambda own: own.lane))
+    assert sorted(found.pieces) == sorted(user_piece(n) for n in (0, 1, 2, 2, 3, 4))
+
+
 @pytest.mark.parametrize("lanes", [3, 130])
 def test_order_of_arrival_does_not_matter(lanes: int) -> None:
     random = np.random.default_rng(lanes)
-    results = [
-        LaneSums(lane, index, (), {"a": np.array([random.normal() * 10.0 ** random.integers(-8, 9)])})
-        for index in range(2)
-        for lane in range(lanes)
-    ]
+    results = [*lanes_of(lanes), *lanes_of(lanes, 1)]
     wanted = bits(merged(results, 2))
     for _ in range(5):
         assert bits(merged([results[i] for i in random.permutation(len(results))], 2)) == wanted

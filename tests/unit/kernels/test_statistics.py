@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -12,14 +11,12 @@ from nimc_spark.data.local import LocalOracle
 from nimc_spark.kernels.features import Rows
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.statistics import (
-    MERGE_FAN,
     Averages,
     Errors,
     FeatureCounts,
     LossGradient,
     Sums,
     merge,
-    merge_in_order,
 )
 from tests.unit.problems import (
     REFERENCES,
@@ -147,30 +144,6 @@ def contributions(number: int) -> list[Sums]:
         -8, 9, number
     )
     return [{"a": np.array([v]), "b": Rows(np.array([i % 3]), np.array([[v]]))} for i, v in enumerate(values)]
-
-
-def fold(values: list[float]) -> float:
-    return list(accumulate(values))[-1]
-
-
-@pytest.mark.parametrize("number", [1, 2, 64, 65, 130, 4097])
-def test_contributions_are_merged_in_a_fixed_tree(number: int) -> None:
-    sums = contributions(number)
-    level = [float(array_of(s, "a")[0]) for s in sums]
-    while len(level) > 1:
-        level = [fold(level[i : i + 64]) for i in range(0, len(level), 64)]
-    total = merge_in_order(sums)
-    assert array_of(total, "a")[0] == level[0]
-    # No sum over rows differs from the sum of what they stand for by more than rounding of the largest term.
-    np.testing.assert_allclose(rows_of(total, "b", 3).sum(), level[0], rtol=0, atol=1e-6)
-
-
-def test_the_tree_is_no_plain_fold_and_executors_may_do_its_first_level() -> None:
-    sums = contributions(130)
-    total = array_of(merge_in_order(sums), "a")[0]
-    assert total != fold([float(array_of(s, "a")[0]) for s in sums])
-    first = [merge_in_order(sums[i : i + MERGE_FAN]) for i in range(0, 130, MERGE_FAN)]
-    assert array_of(merge_in_order(first), "a")[0] == total
 
 
 def test_rows_and_arrays_do_not_add() -> None:
