@@ -50,14 +50,14 @@ def run(spark: SparkSession) -> list[Row]:
     rows = []
     with TemporaryDirectory() as folder:
         if named := os.environ.get("NIMC_ML1M"):
-            _write_ml_1m(Path(named), Path(folder) / "ml-1m")
+            write_ml_1m(Path(named), Path(folder) / "ml-1m")
             rows += _measured("ml-1m", spark.read.parquet(f"{folder}/ml-1m"), rounds=7, calls=5)
         write(SYNTHETIC, Path(folder))
         rows += _measured("1e7", spark.read.parquet(f"{folder}/ratings"), rounds=5, calls=1)
     return rows
 
 
-def _write_ml_1m(source: Path, folder: Path) -> None:
+def write_ml_1m(source: Path, folder: Path) -> None:
     text = (source / "ratings_no_timestamp.dat").read_text().replace("::", " ")
     user, item, rating = np.array(text.split(), np.int64).reshape(-1, 3).T
     folder.mkdir()

@@ -7,9 +7,10 @@ never from the cluster, so that the sums of a pass have the same bits wherever t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -26,6 +27,7 @@ from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.history import HistoryData, Weights, history_lists, stacked_histories
 from nimc_spark.engine.index import index_ids
 from nimc_spark.engine.profile import RatingsProfile
+from nimc_spark.engine.store import forget
 from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors, matrix_of_lists
 from nimc_spark.kernels.features import DenseGroup, Group, Part, SparseGroup
 from nimc_spark.kernels.model import SideName
@@ -101,28 +103,50 @@ class IndexedSide:
         return sum(self.sizes)
 
 
-class Records(NamedTuple):
-    """Records in the order in which tasks read them, and their names in the same partitions, both kept by Spark."""
+@dataclass
+class Records:
+    """Records in the order in which tasks read them, and their names in the same partitions, both kept by Spark.
+
+    `dataset` is a name that no other records have; `have_files` once a pass has left their payloads beside its tasks.
+    """
 
     whole: DataFrame
     names: DataFrame
+    dataset: str = field(init=False, default_factory=lambda: uuid4().hex)
+    have_files: bool = field(init=False, default=False)
 
     @staticmethod
     @contextmanager
     def held(placed: DataFrame) -> Iterator[Records]:
         """The placed records, until the end."""
         with persisted(placed) as records, persisted(records.drop("payload")) as names:
-            yield Records(without_history(records), without_history(names))
+            held = Records(without_history(records), without_history(names))
+            try:
+                yield held
+            finally:
+                held.remove_files()
+
+    def remove_files(self) -> None:
+        """Where tasks can be sent: what they do not reach goes with its executor."""
+        if self.have_files:
+            self.have_files = False
+            with described(self.names.sparkSession, "nimc: remove files of blocks"):
+                self.names.mapInArrow(partial(_forget, dataset=self.dataset), "nothing int").toArrow()
+
+
+def _forget(batches: Iterable[pa.RecordBatch], *, dataset: str) -> Iterator[pa.RecordBatch]:
+    for _ in batches:
+        yield from ()
+    forget(dataset)
 
 
 @dataclass(frozen=True)
 class RecordSet:
-    """The records of whole lanes, the lanes and blocks among them, and a name that no other set has."""
+    """The records of whole lanes, and the lanes and blocks among them."""
 
     records: Records
     lanes: frozenset[int]
     blocks: frozenset[BlockId]
-    dataset: str = field(default_factory=lambda: uuid4().hex, kw_only=True)
 
     @property
     def pieces(self) -> frozenset[BlockId]:

@@ -16,7 +16,19 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import decode_block, decode_part, decode_sums, encode_sums
 from nimc_spark.data.oracle import PassOracle
-from nimc_spark.data.passes import BlockId, Kind, LaneSums, Record, RecordName, Request, joined, lane_sums, merged, root
+from nimc_spark.data.passes import (
+    ITEM_LANE,
+    BlockId,
+    Kind,
+    LaneSums,
+    Record,
+    RecordName,
+    Request,
+    joined,
+    lane_sums,
+    merged,
+    user_piece,
+)
 from nimc_spark.engine.blocks import RecordSet
 from nimc_spark.engine.context import Shared, described, prepare_worker, shared
 from nimc_spark.engine.grouped import apply_grouped
@@ -39,27 +51,35 @@ _RESULT = pa.schema(
         ("sums", pa.binary()),
     ]
 )
-Task = Callable[..., Iterator[pa.RecordBatch]]
+_Task = Callable[..., Iterator[pa.RecordBatch]]
+
 # Above so many lanes, a power of 2, a second stage on executors merges what tasks return.
 MERGE_FAN = 64
-# Of a request that no task has: what it needed was not beside it.
+# The request of a task that has not all files it needs; its pieces are the lanes that are asked of it.
 _MISSED = -1
-# Passes by name go on while misses are no more than this and one in so many passes.
+# Passes by name go on while those that missed some are no more than this, and one in so many.
 _MISSES, _PASSES_A_MISS = 5, 20
+# Spark's conf, for a cluster whose scratch folders are memory, or too small.
+FILES_SETTING = "spark.nimc.filesBesideTasks"
 
 
 class SparkOracle(PassOracle):
     """Passes over the records of a `BlockSet` or of other lanes, wherever their partitions live.
 
-    A pass sends tasks the names of records, whose payloads lie beside them (`store.py`); the first one, and one that
-    misses some, sends the records themselves.
+    A pass sends tasks the names of records, whose payloads lie beside them (`store.py`). The first one sends the
+    records themselves, and so does every one for lanes that it missed.
     """
 
     def __init__(self, spark: SparkSession, blocks: RecordSet) -> None:
         self._spark = spark
         self._blocks = blocks
-        self._passes = 0
-        self.misses = 0
+        self._uses_files = spark.conf.get(FILES_SETTING, "true") == "true"
+        self._passes, self._misses = 0, 0
+
+    @property
+    def misses(self) -> int:
+        """How many passes did not find all files."""
+        return self._misses
 
     def answer(self, model: Model, requests: Sequence[Request]) -> list[Sums]:
         self._passes += 1
@@ -67,26 +87,30 @@ class SparkOracle(PassOracle):
         what = ", ".join(sorted({type(r.statistic).__name__ for r in requests}))
         name = f"nimc: pass {self._passes} ({what})"
         with shared(self._spark, sent, len(pickle.dumps(sent))) as handle, described(self._spark, name):
-            found = self._by_name(model, handle)
-            if found is None:
-                found = self._run(self._blocks.records.whole, _task, model, handle)
+            found = self._results(model, handle)
         self._check(found, len(sent))
         return merged(found, len(sent))
 
-    def _by_name(self, model: Model, requests: Shared) -> list[LaneSums] | None:
-        """What a pass by names gives; None where it missed some, or would."""
-        if self._passes == 1 or self.misses > _MISSES + self._passes // _PASSES_A_MISS:
-            return None
-        found = self._run(self._blocks.records.names, _task_by_name, model, requests)
-        if all(own.request != _MISSED for own in found):
+    def _results(self, model: Model, requests: Shared) -> list[LaneSums]:
+        records = self._blocks.records
+        by_name = self._misses <= _MISSES + self._passes // _PASSES_A_MISS
+        if not (self._uses_files and by_name):
+            return self._run(records.whole, partial(_task, dataset=None), model, requests)
+        if not records.have_files:
+            records.have_files = True
+            return self._run(records.whole, partial(_task, dataset=records.dataset), model, requests)
+        found = self._run(records.names, partial(_task_by_name, dataset=records.dataset), model, requests)
+        missed = [piece.lane for own in found if own.request == _MISSED for piece in own.pieces]
+        if not missed:
             return found
-        self.misses += 1
-        return None
+        self._misses += 1
+        rest = records.whole.where(F.col("lane").isin(ITEM_LANE, *missed))
+        again = self._run(rest, partial(_task, dataset=records.dataset), model, requests)
+        return [own for own in found if own.request != _MISSED] + again
 
-    def _run(self, records: DataFrame, task: Task, model: Model, requests: Shared) -> list[LaneSums]:
-        bound = partial(task, model=model, requests=requests, dataset=self._blocks.dataset)
-        results = _few_results(records.mapInArrow(bound, _RESULT_DDL), len(self._blocks.lanes))
-        return [_lane_sums(row) for row in results.toArrow().to_pylist()]
+    def _run(self, records: DataFrame, task: _Task, model: Model, requests: Shared) -> list[LaneSums]:
+        results = records.mapInArrow(partial(task, model=model, requests=requests), _RESULT_DDL)
+        return [_lane_sums(row) for row in _few_results(results, len(self._blocks.lanes)).toArrow().to_pylist()]
 
     def _check(self, found: Sequence[LaneSums], requests: int) -> None:
         """Every piece exactly once for each request: a lost or doubled task must never pass for a result."""
@@ -110,16 +134,17 @@ def _names(batch: pa.RecordBatch) -> list[RecordName]:
     return [RecordName(*row) for row in zip(*(batch.column(n).to_pylist() for n in RecordName._fields), strict=True)]
 
 
-def _records(batches: Iterable[pa.RecordBatch], dataset: str) -> Iterator[Record]:
-    """The records of a task, each left beside it for the passes to come."""
+def _records(batches: Iterable[pa.RecordBatch], dataset: str | None) -> Iterator[Record]:
+    """The records of a task, left beside it as files of a data set for the passes to come."""
     for batch in batches:
         for name, payload in zip(_names(batch), batch.column("payload"), strict=True):
-            keep(dataset, name, payload.as_buffer())
+            if dataset is not None:
+                keep(dataset, name, payload.as_buffer())
             yield decode_record(*name, payload.as_buffer())
 
 
 def _task(
-    batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared, dataset: str
+    batches: Iterable[pa.RecordBatch], *, model: Model, requests: Shared, dataset: str | None
 ) -> Iterator[pa.RecordBatch]:
     prepare_worker()
     for result in joined(lane_sums(_records(batches, dataset), model, requests.value)):
@@ -132,11 +157,13 @@ def _task_by_name(
     prepare_worker()
     touch(dataset)
     found = [(name, find(dataset, name)) for batch in batches for name in _names(batch)]
-    if any(payload is None for _, payload in found):
-        yield _result_row(LaneSums(_MISSED, _MISSED, (), {}))
-        return
-    records = (decode_record(*name, payload) for name, payload in found if payload is not None)
-    for result in joined(lane_sums(records, model, requests.value)):
+    records = [decode_record(*name, payload) for name, payload in found if payload is not None]
+    if len(records) == len(found):
+        results = joined(lane_sums(records, model, requests.value))
+    else:
+        lanes = sorted({name.lane for name, _ in found} - {ITEM_LANE})
+        results = [LaneSums(lane, _MISSED, (user_piece(lane),), {}) for lane in lanes]
+    for result in results:
         yield _result_row(result)
 
 
@@ -160,7 +187,7 @@ def _lane_sums(row: dict[str, object]) -> LaneSums:
 
 
 def _few_results(results: DataFrame, lanes: int) -> DataFrame:
-    """At most MERGE_FAN results a request: the lower levels of the tree are merged on executors."""
+    """About MERGE_FAN results a request: the lower levels of the tree are merged on executors."""
     width = 1
     while lanes > MERGE_FAN * width:
         width *= MERGE_FAN
@@ -171,6 +198,4 @@ def _few_results(results: DataFrame, lanes: int) -> DataFrame:
 
 def _merge_run(table: pa.Table) -> pa.Table:
     found = sorted((_lane_sums(row) for row in table.drop_columns("run").to_pylist()), key=lambda r: r.lane)
-    # Of misses one says it all.
-    total = found[0] if found[0].request == _MISSED else root(found)
-    return pa.Table.from_batches([_result_row(total)])
+    return pa.Table.from_batches([_result_row(node) for node in joined(found)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from pyspark.ml.linalg import Vectors
@@ -85,3 +86,10 @@ def persisted(spark: SparkSession) -> int:
     """How many DataFrames Spark holds."""
     count: int = spark.sparkContext._jsc.getPersistentRDDs().size()
     return count
+
+
+def folder_of(spark: SparkSession, blocks: BlockSet) -> Path:
+    """Where tasks of a local master leave the files of the blocks."""
+    environment = spark.sparkContext._jvm.org.apache.spark.SparkEnv.get()
+    scratch: str = environment.blockManager().diskBlockManager().localDirsString()[0]
+    return Path(scratch, "nimc", blocks.records.dataset)

@@ -119,10 +119,11 @@ def test_a_lost_or_doubled_lane_of_items_is_no_result(
     model = shape("float64")
     with oracle_at(ItemsAt.JOBS, problem, sides, "float64") as oracle:
         lanes = oracle._items._blocks
-        lost = Records(*(frame.where("lane != 2") for frame in lanes.records))
-        doubled = Records(*(frame.unionByName(frame.where("lane = 2")) for frame in lanes.records))
-        # The first pass of the lanes goes by records, the second one by names.
-        for records in (lost, doubled, lost):
+        frames = (lanes.records.whole, lanes.records.names)
+        lost = Records(*(frame.where("lane != 2") for frame in frames))
+        doubled = Records(*(frame.unionByName(frame.where("lane = 2")) for frame in frames))
+        # The first pass of each goes by records, the second one by names.
+        for records in (lost, lost, doubled, doubled):
             oracle._items._blocks = replace(lanes, records=records)
             with pytest.raises(SetupError, match=rf"a pass returned .* of {len(lanes.lanes)} user parts"):
                 oracle.run(LossGradient(), model, [random_parameters(model, 1)])

@@ -17,7 +17,7 @@ from nimc_spark.engine import store
 from nimc_spark.engine.blocks import BlockSet
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.kernels.statistics import LossGradient
-from tests.spark.engine.oracle_problem import local_oracle, model_of, random_parameters
+from tests.spark.engine.oracle_problem import folder_of, local_oracle, model_of, random_parameters
 from tests.unit.problems import bits
 
 NAME = RecordName(3, Kind.BLOCK, 1, 0)
@@ -67,6 +67,31 @@ def test_a_file_that_is_not_what_was_written_is_none(scratch: Path, damage: str)
     assert store.find("one", NAME) is not None
 
 
+def test_a_file_of_another_name_is_none(scratch: Path) -> None:
+    store.keep("one", NAME, PAYLOAD)
+    other = NAME._replace(chunk=7)
+    (scratch / "nimc/one/3.2.1.0").rename(scratch / "nimc/one/3.2.1.7")
+    assert store.find("one", other) is None
+
+
+def test_what_is_there_is_not_written_again(scratch: Path) -> None:
+    store.keep("one", NAME, PAYLOAD)
+    (path,) = scratch.glob("nimc/one/*")
+    before = path.stat()
+    store.keep("one", NAME, PAYLOAD)
+    assert path.stat().st_ino == before.st_ino
+
+
+def test_what_is_forgotten_is_gone(scratch: Path) -> None:
+    for dataset in ("one", "one more"):
+        store.keep(dataset, NAME, PAYLOAD)
+        assert store.find(dataset, NAME) is not None
+    store.forget("one")
+    assert [path.name for path in scratch.glob("nimc/*")] == ["one more"]
+    assert store.find("one", NAME) is None
+    assert store.find("one more", NAME) is not None
+
+
 def test_no_room_or_no_right_is_no_error(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (scratch / "nimc").write_text("a file where the folder should be")
     store.keep("one", NAME, PAYLOAD)
@@ -91,11 +116,6 @@ def test_what_nobody_asked_for_in_an_hour_makes_room(scratch: Path) -> None:
     store.touch("used")
     store.keep("next", NAME, PAYLOAD)
     assert sorted(path.name for path in scratch.glob("nimc/*")) == ["new", "next", "used"]
-
-
-def folder_of(spark: SparkSession, blocks: BlockSet) -> Path:
-    environment = spark.sparkContext._jvm.org.apache.spark.SparkEnv.get()
-    return Path(environment.blockManager().diskBlockManager().localDirsString()[0], "nimc", blocks.dataset)
 
 
 def truncated(folder: Path) -> None:
@@ -137,7 +157,7 @@ def test_a_pass_has_the_same_bits_whatever_happens_to_the_files(
     lasting = loss == "read-only"
     assert oracle.misses == (2 if lasting else 1)
     if lasting:
-        # Nor is it tried for ever.
+        # Nor is it tried in every pass.
         assert passes(8) == [wanted] * 8
         assert oracle.misses == 6
         folder.unlink()

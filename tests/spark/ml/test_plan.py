@@ -58,7 +58,7 @@ def test_a_plan_foretells_what_training_has(toy: Toy, users: Any, items: Any, se
 
 
 def test_a_plan_refuses_what_training_would(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nimc_spark.ml.training.driver_memory", lambda: 2**13)
+    monkeypatch.setattr("nimc_spark.ml.problem.driver_memory", lambda: 2**13)
     nimc = NIMC(rank=3)
     with pytest.raises(UsageError, match=r"leave out the ids of users \(\d+ columns\)"):
         training_plan(nimc, toy.train, nimc.inputs(toy.train.sparkSession))
