@@ -49,7 +49,7 @@ class LocalOracle(PassOracle):
             if self._threads == 1 or len(work) == 1:
                 found = [of(one) for one in work]
             else:
-                with ThreadPoolExecutor(self._threads) as pool:
+                with ThreadPoolExecutor(min(self._threads, len(work))) as pool:
                     found = list(pool.map(of, work))
         return merged([lane for lanes in found for lane in lanes], len(requests))
 

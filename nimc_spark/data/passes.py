@@ -19,11 +19,13 @@ from functools import reduce
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
+
 from nimc_spark.data.threads import one_blas_thread
-from nimc_spark.kernels.features import Part
+from nimc_spark.kernels.features import Part, Rows, add_rows, rows_apart
 from nimc_spark.kernels.model import Model, Parameters
 from nimc_spark.kernels.ratings import RatingBlock
-from nimc_spark.kernels.statistics import Lane, Sides, Statistic, Sums, merge
+from nimc_spark.kernels.statistics import Lane, Sides, Statistic, Sums, merge, rows_of
 
 ITEM_LANE = -1
 # Of the tree: no more than 2³¹ lanes.
@@ -143,10 +145,30 @@ def merged(results: Iterable[LaneSums], requests: int) -> list[Sums]:
 
 def root(nodes: Sequence[LaneSums]) -> LaneSums:
     """The sum of a request's neighbouring nodes in order; where a right half has no lane the left one rises alone."""
-    nodes = joined(nodes)
+    apart, nodes = _set_apart(joined(nodes))
     for level in range(_LEVELS):
         if len(nodes) == 1:
             break
         nodes = joined(node._replace(level=level + 1) if node.level == level else node for node in nodes)
     # More than one is left where a lane came twice, which is no result anyway: its pieces tell.
-    return reduce(LaneSums.plus, nodes)
+    whole = reduce(LaneSums.plus, nodes)
+    sums: Sums = {name: add_rows([rows_of(whole.sums, name), rows]) for name, rows in apart.items()}
+    return whole._replace(sums={**whole.sums, **sums})
+
+
+def _set_apart(nodes: Sequence[LaneSums]) -> tuple[dict[str, Rows], list[LaneSums]]:
+    """Rows that are in one node alone, by the names of their sums, and the nodes without them.
+
+    Nothing is added to them, and merging would copy them at each level of the tree.
+    """
+    apart: dict[str, Rows] = {}
+    left: list[Sums] = [dict(node.sums) for node in nodes]
+    for name, first in nodes[0].sums.items():
+        if not isinstance(first, Rows) or len(nodes) == 1:
+            continue
+        every = [rows_of(node.sums, name) for node in nodes]
+        if not all(np.array_equal(first.indices, rows.indices) for rows in every):
+            apart[name], shared = rows_apart(every)
+            for sums, rows in zip(left, shared, strict=True):
+                sums[name] = rows
+    return apart, [node._replace(sums=sums) for node, sums in zip(nodes, left, strict=True)]

@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from threading import Lock
 
 from threadpoolctl import ThreadpoolController
+
+
+# Of cgroup v2: microseconds of processors in so many.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @cache
@@ -52,6 +57,12 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """How many processors this process may use, by its affinity and the quota of its container."""
     # Not on every system, as on macOS.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text(encoding="ascii").split()
+        return min(there, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        # No container, or "max": no limit.
+        return there

@@ -136,10 +136,11 @@ def calibration(scored: DataFrame, rating_col: str, prediction_col: str, bins: i
     return [CalibrationBin(row["n"], row["p"] / row["n"], row["r"] / row["n"]) for row in rows]
 
 
-def information(ratings: DataFrame, popularity: Column) -> Column:
-    """−log₂(popularity / users of ratings(user, …)) in bits, at least 0, where `popularity` ratings are an item's."""
-    row = ratings.agg(F.count_distinct("user").cast("double")).first()
-    return F.greatest(F.log2(F.lit(row[0] if row else 0.0) / popularity), F.lit(0.0))
+def item_information(ratings: DataFrame) -> DataFrame:
+    """DataFrame(item, information double): −log₂ of the share of the users of ratings(user, item, …) who rated it."""
+    users = ratings.agg(F.count_distinct("user").cast("double").alias("users"))
+    own = ratings.groupBy("item").agg(F.count_distinct("user").alias("own"))
+    return own.crossJoin(users).select("item", F.log2(F.col("users") / F.col("own")).alias("information"))
 
 
 def evaluate_ranking(

@@ -4,7 +4,7 @@
 
 Users and items are cut into parts, one packed row each; every (user part, item part) is one tile, scored by
 `kernels/topk.py`; lists from several item parts are merged exactly. A score has the same bits whatever the cut.
-The memory of a task is that of one tile: `TileLimits`.
+The memory of a task is that of a tile (`TileLimits`), or of a few that travel in one Arrow batch.
 
 Conventions: a factor table is DataFrame(id <native type>, factors array<double> of one width, source string), each id
 once; both tables are read twice (measured, then packed), so give stored or persisted ones.
@@ -83,14 +83,16 @@ def top_k(
     excluded = F.lit(None)
     if pairs is not None:
         packed_users = packed_users.join(_excluded(pairs, user_parts, item_parts), "user_part", "left")
+        # A join may have put several parts together.
+        packed_users = packed_users.repartitionById(user_parts, F.col("user_part"))
         excluded = F.try_element_at("excluded", F.col("item_part"))
     if item_parts * limits.nbytes <= limits.shared:
         tiles = packed_users.crossJoin(F.broadcast(packed_items))
     else:
         # Packed once into shuffle files: a Cartesian product computes its inputs anew for every tile.
-        tiles = packed_users.repartitionById(user_parts, F.col("user_part")).crossJoin(
-            packed_items.repartitionById(item_parts, F.col("item_part"))
-        )
+        if pairs is None:
+            packed_users = packed_users.repartitionById(user_parts, F.col("user_part"))
+        tiles = packed_users.crossJoin(packed_items.repartitionById(item_parts, F.col("item_part")))
     tiles = tiles.select("user", "item", excluded.cast(_pairs_type(user_type, item_type)).alias("excluded"))
     lists = tiles.mapInArrow(partial(_score_tiles, k=k), _list_schema(user_type, item_type))
     return lists if item_parts == 1 else _merged(lists, k)

@@ -151,6 +151,14 @@ def add_rows(rows: Sequence[Rows]) -> Rows:
     return Rows(np.flatnonzero(present), values)
 
 
+def rows_apart(rows: Sequence[Rows]) -> tuple[Rows, list[Rows]]:
+    """The rows whose index is in one of `rows` alone, together; and what is left of each."""
+    count = np.bincount(np.concatenate([more.indices for more in rows]))
+    alone = [count[more.indices] == 1 for more in rows]
+    single = [Rows(more.indices[own], more.values[own]) for more, own in zip(rows, alone, strict=True)]
+    return add_rows(single), [Rows(m.indices[~own], m.values[~own]) for m, own in zip(rows, alone, strict=True)]
+
+
 def stack_rows(groups: list[Rows], columns: int) -> Rows:
     """Rows of disjoint index ranges, in increasing order, as one; no group at all gives zero rows."""
     if not groups:

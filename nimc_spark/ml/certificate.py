@@ -27,7 +27,7 @@ from nimc_spark.kernels.alignment import gauge
 from nimc_spark.kernels.model import Parameters, SideName, Vector
 from nimc_spark.kernels.objective import Objective
 from nimc_spark.ml.model import NIMCModel
-from nimc_spark.ml.problem import problem
+from nimc_spark.ml.problem import training_problem
 from nimc_spark.ml.sides import side_input
 from nimc_spark.ml.training import Fit
 from nimc_spark.solvers.lanczos import MOST_DENSE, Extremes, extreme_eigenvalues
@@ -125,7 +125,7 @@ def certificate(model: NIMCModel, ratings: DataFrame, limit: int = 400, reach: f
     exact = model.copy({model.dtype: "float64"})
     held = {SideName.USERS: model._users, SideName.ITEMS: model._items}
     inputs = {side: side_input(model, side, held[side], ratings.sparkSession) for side in SideName}
-    with problem(exact, ratings, inputs) as found:
+    with training_problem(exact, ratings, inputs) as found:
         fit = Fit(exact, found)
         goal = fit.objective
         oracle = ScaledOracle(found.oracle.bind(goal), goal.scale)

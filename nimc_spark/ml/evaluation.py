@@ -26,7 +26,7 @@ from nimc_spark.engine.evaluation import (
     cell_name,
     evaluate_ranking,
     evaluate_ratings,
-    information,
+    item_information,
 )
 from nimc_spark.engine.index import quoted
 from nimc_spark.engine.pairs import BASELINE
@@ -146,8 +146,8 @@ def _add_rankings(
         F.count("*").cast("double").alias("popularity"),
         F.count_if(F.col("rating") >= ranking.relevant).cast("double").alias("liked"),
     )
-    counted = counted.withColumn("information", information(training, F.col("popularity")))
-    with held(wanted.select("user", "user_known").distinct()) as users, held(counted) as catalogue:
+    informed = counted.join(item_information(training).withColumnRenamed("item", "id"), "id")
+    with held(wanted.select("user", "user_known").distinct()) as users, held(informed) as catalogue:
         size = catalogue.count()
         seen = training.select("user", "item").join(users.select("user"), "user", "semi")
         lists = {
@@ -155,8 +155,8 @@ def _add_rankings(
             **{n: _fixed_lists(users, catalogue, F.col(n), seen, ranking.k) for n in ("popularity", "liked")},
         }
         for name, frame in lists.items():
-            informed = frame.join(catalogue.select(F.col("id").alias("item"), "information"), "item")
-            with held(informed.join(users, "user")) as kept:
+            frame = frame.join(catalogue.select(F.col("id").alias("item"), "information"), "item")
+            with held(frame.join(users, "user")) as kept:
                 _add_ranking(cells, name, kept, wanted, ranking.k, size)
 
 

@@ -111,6 +111,9 @@ def _planned(params: NIMCParams, ready: Prepared) -> TrainingPlan:
     sent, returned = starts * parameters * size, starts * (8 * touched * model_columns + matrix)
     rows = ceil(profile.users / cut.user_parts) + profile.items
     scores = starts * rows * (model_columns + 1) * (2 * size + 8)
+    on_driver = ready.plan.passes is PassesAt.DRIVER
+    # The records, and the scores of as many lanes as are worked at.
+    held = sum(own.values()) + rated + processors() * scores
     histories = sum(len(data.histories) for data in in_blocks.values())
     return TrainingPlan(
         ratings=profile.count,
@@ -130,7 +133,7 @@ def _planned(params: NIMCParams, ready: Prepared) -> TrainingPlan:
         pass_sends=sent,
         pass_returns=min(cut.user_parts, MERGE_FAN) * returned,
         task_memory=_WORKER + 2 * (lane + own[SideName.ITEMS]) + sent + returned + scores,
-        driver_memory=_WORKER + starts * DRIVER_VECTORS * 8 * parameters,
+        driver_memory=_WORKER + starts * DRIVER_VECTORS * 8 * parameters + (held if on_driver else 0),
         passes=params.getOrDefault("maxIter"),
         seconds=_seconds(params, ready, starts * profile.count * (1 + histories), cut.user_parts),
     )

@@ -47,7 +47,7 @@ class Problem:
     sides: Mapping[SideName, TrainingSide]
     blocks: BlockSet
     oracle: PassOracle
-    plan: _Plan
+    plan: Plan
 
     @property
     def has_matrices(self) -> bool:
@@ -83,7 +83,7 @@ class Problem:
 
 
 @contextmanager
-def problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Problem]:
+def training_problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Problem]:
     """The training problem of Params and data, its blocks built and kept by Spark until the end."""
     with ExitStack() as kept, prepared(params, dataset, inputs) as ready:
         ratings, profile, plan, limits = ready.ratings, ready.profile, ready.plan, ready.limits
@@ -126,7 +126,7 @@ class Prepared:
     profile: RatingsProfile
     sides: Mapping[SideName, TrainingSide]
     limits: GridLimits
-    plan: _Plan
+    plan: Plan
 
     @property
     def data(self) -> dict[SideName, SideData]:
@@ -138,7 +138,7 @@ class Prepared:
         return sides_in_blocks(self.plan.items, self.data)
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """The solver by name, the dtype of blocks and kernels that it wants where none was set, and where the items'
     features are evaluated and passes run."""
 
@@ -180,7 +180,7 @@ def parameter_count(params: NIMCParams, profile: RatingsProfile, data: Mapping[S
     return width * columns
 
 
-def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData], limits: GridLimits) -> _Plan:
+def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, SideData], limits: GridLimits) -> Plan:
     """The solver follows from the number of parameters, which must be known about before blocks have a dtype."""
     get = params.getOrDefault
     name = chosen(get("solver"), parameter_count(params, profile, data))
@@ -190,7 +190,7 @@ def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, S
     items = ItemsAt.BLOCKS if whole else items_at(profile, data, limits)
     dtype = "float64" if precise else get("dtype")
     cut = grid(profile, sides_in_blocks(items, data), dtype, limits)
-    return _Plan(name, dtype, items, passes_at(profile, cut, name in MATRIX_SOLVERS))
+    return Plan(name, dtype, items, passes_at(profile, cut, name in MATRIX_SOLVERS))
 
 
 def _training_sides(

@@ -22,7 +22,7 @@ from nimc_spark.kernels.objective import Layout, Objective, objective, random_st
 from nimc_spark.kernels.statistics import FLAT, Averages, Sums, array_of
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.penalties import group_penalties
-from nimc_spark.ml.problem import Problem, problem
+from nimc_spark.ml.problem import Problem, training_problem
 from nimc_spark.ml.sides import SideInput
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.ml.training_state import watch
@@ -69,7 +69,7 @@ def train(
     Raises DataError for unusable data, UsageError for Params that do not fit it, TrainingError when training diverges.
     """
     began = time.monotonic()
-    with problem(params, dataset, inputs) as found:
+    with training_problem(params, dataset, inputs) as found:
         return Fit(params, found, earlier).run(on_pass, began)
 
 

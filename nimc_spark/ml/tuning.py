@@ -36,7 +36,7 @@ from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.ranking import ListGains
 from nimc_spark.kernels.statistics import Errors, array_of
 from nimc_spark.ml.estimator import NIMC
-from nimc_spark.ml.problem import Problem, problem
+from nimc_spark.ml.problem import Problem, training_problem
 from nimc_spark.ml.ratings import canonical_ratings, targets
 from nimc_spark.ml.sides import SideInput, TrainingSide, with_id_type
 from nimc_spark.ml.training import Fit
@@ -313,7 +313,7 @@ def validated(nimc: NIMC, training: DataFrame, validation: DataFrame, k: int) ->
     count = profile.count
     if nimc.ranks and profile.highest <= 0:
         raise DataError("no validation rating is a positive: lower positiveFrom, or hold more ratings out")
-    with problem(nimc, training, inputs) as own:
+    with training_problem(nimc, training, inputs) as own:
         data = {side: _everyone(own.sides[side], inputs[side], known) for side in SideName}
         if nimc.ranks:
             every_item = own.blocks.sides[SideName.ITEMS].index.select("id")

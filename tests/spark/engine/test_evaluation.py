@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from nimc_spark.engine.evaluation import calibration, evaluate_ranking, evaluate_ratings, information
+from nimc_spark.engine.evaluation import calibration, evaluate_ranking, evaluate_ratings, item_information
 from nimc_spark.errors import DataError, UsageError
 
 SCORED = "`a rating` double, `p.model` double, mean float, ku boolean, ki boolean"
@@ -135,9 +134,9 @@ def test_ids_of_another_type_match_by_value_and_unmatched_users_count_zero(spark
 def test_novelty_is_the_mean_information_of_what_is_recommended(spark: SparkSession) -> None:
     # Item 1 has the ratings of 4 of 4 users, 2 of 2 and 3 of 1.
     training = spark.createDataFrame([(u, i) for u in range(4) for i in (1, 2, 3) if u < 8 >> i], "user int, item int")
-    counted = training.groupBy("item").agg(F.count("*").cast("double").alias("n"))
-    bits = counted.select("item", information(training, F.col("n")).alias("information"))
-    lists = lists_of(spark, {1: [1, 2, 3], 2: [3, 2, 1]}).join(bits, "item")
+    # A pair that comes twice is one user's.
+    informed = item_information(training.union(training.where("item = 3")))
+    lists = lists_of(spark, {1: [1, 2, 3], 2: [3, 2, 1]}).join(informed, "item")
     found = [evaluate_ranking(lists, pairs_of(spark, {1: [1]}), k, 3)["novelty"] for k in (1, 2, 3)]
     assert found == [(0 + 2) / 2, (0 + 1 + 2 + 1) / 4, 1.0]
     assert math.isnan(evaluate_ranking(lists.limit(0), pairs_of(spark, {1: [1]}), 1, 3)["novelty"])

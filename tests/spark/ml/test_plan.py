@@ -12,7 +12,7 @@ from nimc_spark.errors import UsageError
 from nimc_spark.kernels.features import Rows
 from nimc_spark.kernels.statistics import LossGradient
 from nimc_spark.ml.plan import training_plan
-from nimc_spark.ml.problem import problem
+from nimc_spark.ml.problem import training_problem
 from nimc_spark.ml.training import Fit
 from tests.spark.ml.conftest import ITEM_FEATURES, Toy
 
@@ -33,7 +33,7 @@ def test_a_plan_foretells_what_training_has(toy: Toy, users: Any, items: Any, se
         nimc = nimc.setUsers(toy.users).setItems(toy.items)
     inputs = nimc.inputs(toy.train.sparkSession)
     plan = training_plan(nimc, toy.train, inputs)
-    with problem(nimc, toy.train, inputs) as found:
+    with training_problem(nimc, toy.train, inputs) as found:
         fit, blocks = Fit(nimc, found), found.blocks
         layouts = found.layouts.values()
         stored = blocks.records.whole.agg(F.sum(F.octet_length("payload"))).first()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+from nimc_spark.data import threads
 from nimc_spark.data.local import Observations
 from nimc_spark.data.passes import ITEM_LANE, Kind
 from nimc_spark.data.threads import one_blas_thread
@@ -110,3 +112,14 @@ def test_blas_runs_on_one_thread_inside_and_as_before_outside() -> None:
     with one_blas_thread():
         assert set(threads()) <= {1}
     assert threads() == before
+
+
+@pytest.mark.parametrize(("quota", "most"), [("max 100000\n", 10**6), ("100000 100000\n", 1), ("50000 100000\n", 1)])
+def test_a_quota_of_processors_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, most: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "cpu.max")
+    limited = threads.processors()
+    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "none")
+    assert limited == min(threads.processors(), most)
