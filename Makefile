@@ -36,7 +36,7 @@ format: setup  ## put the code into shape
 docs: setup  ## write docs/config.md, tables.md and api.md from the code
 	$(BIN)/python -m scripts.make_docs
 
-bench: setup  ## measured times, see benchmarks/
+bench: setup  ## measured times, see benchmarks/; FULL=1 for all of them
 	$(BIN)/python -m benchmarks
 
 lock: setup  ## write requirements.lock from .venv

@@ -1,8 +1,9 @@
-"""`python -m benchmarks [SUITE] ...`: what is measured, by name; all by default."""
+"""`python -m benchmarks [SUITE] ...`: what is measured, by name; by default the quick ones, with FULL=1 all."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,9 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "u1": ("Ids alone against ALS, MovieLens-100k u1", accuracy_u1.run),
 }
 
+# Twenty minutes together.
+_QUICK = ("passes", "scale", "complement", "small", "topk")
+
 # Over jobs/_conf: the optimizing JIT, since here queries run many times; stacks for the long lineages of ALS; and room
 # for 1e7 histories in every partition.
 _SETTINGS = {"spark.ui.enabled": "false", "spark.driver.memory": "4g", "spark.driver.extraJavaOptions": "-Xss16m"}
@@ -35,8 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measured times, as ratios within one run"
     )
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(_SUITES)}; all by default")
-    chosen = parser.parse_args().suites or list(_SUITES)
+    default = list(_SUITES) if os.environ.get("FULL") == "1" else list(_QUICK)
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(_SUITES)}")
+    chosen = parser.parse_args().suites or default
     unknown = sorted(set(chosen) - set(_SUITES))
     if unknown:
         parser.error(f"unknown suite {', '.join(unknown)}; there are: {', '.join(_SUITES)}")

@@ -13,13 +13,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from pyspark.sql import SparkSession
 
-from benchmarks.problem import Setting, blocks, start, write
+from benchmarks.problem import M, blocks, start, write
 from benchmarks.report import Row, in_turns, row
 from nimc_spark.engine.blocks import GridLimits
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.kernels.objective import Objective
 
-M = Setting(10_000_000, 100_000, 20_000, 64, 64, 32)
 _BETA = 0.1
 _TARGET = "≤ 1.3"
 

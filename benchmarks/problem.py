@@ -40,6 +40,8 @@ class Setting:
 
 # Users, items, attributes and rank of MovieLens-1M, at 1e6 ratings.
 S = Setting(1_000_000, 6040, 3883, 29, 38, 50)
+# Of a catalogue and its users, attributes alone.
+M = Setting(10_000_000, 100_000, 20_000, 64, 64, 32)
 
 
 def write(setting: Setting, folder: Path, seed: int = 1) -> None:

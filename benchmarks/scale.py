@@ -26,14 +26,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.passes import empty_job
-from benchmarks.problem import Setting, blocks, partitions, start, write
+from benchmarks.problem import M, Setting, blocks, partitions, start, write
 from benchmarks.report import Round, Row, in_turns, row
 from nimc_spark.data.local import LocalOracle
 from nimc_spark.engine.blocks import BlockSet, GridLimits
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.kernels.statistics import LossGradient
 
-M = Setting(10_000_000, 100_000, 20_000, 64, 64, 32)
 SIZES = (1_000_000, 10_000_000)
 FULL_SIZES = (*SIZES, 50_000_000)
 _THREADS = 2

@@ -1,6 +1,6 @@
 """A pass over small data on the driver and as a Spark job: ids alone, rank 20, loss and gradient.
 
-job / driver        above 1 the job is the slower; the lanes of the driver follow one another on one thread
+job / driver        above 1 the job is the slower; the lanes of the driver share its threads
 """
 
 from __future__ import annotations
