@@ -54,7 +54,7 @@ def sums_of(oracle: PassOracle, model: Model) -> list[object]:
     return [bits(sums) for sums in oracle.answer(model, requests)]
 
 
-@pytest.mark.parametrize(("dtype", "inputs"), [("float32", (1, 2, 3, 8)), ("float64", (1, 3))])
+@pytest.mark.parametrize(("dtype", "inputs"), [("float32", (1, 8)), ("float64", (3,))])
 def test_the_same_bits_as_one_process_however_the_ratings_are_partitioned(
     spark: SparkSession, problem: RatingProblem, dtype: str, inputs: tuple[int, ...]
 ) -> None:
