@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from math import ceil
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -29,13 +31,15 @@ from nimc_spark.engine.index import index_ids
 from nimc_spark.engine.profile import RatingsProfile
 from nimc_spark.engine.store import forget
 from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors, matrix_of_lists
-from nimc_spark.kernels.features import DenseGroup, Group, Part, SparseGroup
+from nimc_spark.kernels.features import DenseGroup, Group, Index, Part, SparseGroup
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.ratings import RatingBlock
 
 RECORD_SCHEMA = "lane int, kind int, item_part int, chunk int, payload binary"
 # Above this share of nonzeros a dense matrix product beats the sparse one.
 DENSE_SHARE = 0.25
+# An index of so many ids has some tens of megabytes.
+_BROADCAST_IDS = 500_000
 # Of one entry: its index and its number, float64 at most.
 _HISTORY_BYTES = 12
 
@@ -382,31 +386,65 @@ def csr_of_ids(index: pa.Array, start: int) -> Csr:
 
 
 def _blocks(ratings: DataFrame, users: IndexedSide, items: IndexedSide, dtype: str, limits: GridLimits) -> DataFrame:
-    user = users.index.select(F.col("id").alias("user"), F.col("part").alias("lane"), F.col("position").alias("row"))
-    item = items.index.select(
-        F.col("id").alias("item"), F.col("part").alias("item_part"), F.col("position").alias("place")
+    user, item = _small(users).index.alias("u"), _small(items).index.alias("i")
+    cells = (
+        ratings.alias("r")
+        .join(user, F.col("r.user") == F.col("u.id"))
+        .join(item, F.col("r.item") == F.col("i.id"))
+        .select(
+            F.col("u.part").alias("lane"),
+            F.col("i.part").alias("item_part"),
+            F.col("u.position").alias("row"),
+            F.col("i.position").alias("place"),
+            *(f"r.{name}" for name in ratings.columns if name not in ("user", "item")),
+        )
     )
-    cells = ratings.join(user, "user").join(item, "item").drop("user", "item")
-    bound = {"rows": users.sizes, "dtype": dtype, "chunk": limits.ratings_per_chunk}
-    return apply_grouped(cells.groupBy("lane", "item_part"), _build_cell, RECORD_SCHEMA, **bound)
+    # A partition a lane: Python sorts what it gets, so that Spark need not.
+    build = partial(_build_lanes, rows=users.sizes, dtype=dtype, chunk=limits.ratings_per_chunk)
+    return cells.repartitionById(len(users.sizes), "lane").mapInArrow(build, RECORD_SCHEMA)
 
 
-def _build_cell(table: pa.Table, *, rows: Sequence[int], dtype: str, chunk: int) -> pa.Table:
-    lane, item_part = table.column("lane")[0].as_py(), table.column("item_part")[0].as_py()
-    row, place = table.column("row").to_numpy(), table.column("place").to_numpy()
-    optional = {n: _floats(table, n, dtype) for n in ("weight", "offset") if n in table.column_names}
-    rating = _floats(table, "rating", dtype)
-    # A total order: repeated pairs come in the same order whatever the shuffle did.
-    order = np.lexsort((*optional.values(), rating, place, row))
-    row, place, rating = row[order], place[order].astype(np.int32), rating[order]
+def _small(side: IndexedSide) -> IndexedSide:
+    """The side, sent to every executor in a join where that is less than to deal out all ratings by its ids."""
+    return replace(side, index=F.broadcast(side.index)) if side.count <= _BROADCAST_IDS else side
+
+
+def _build_lanes(
+    batches: Iterable[pa.RecordBatch], *, rows: Sequence[int], dtype: str, chunk: int
+) -> Iterator[pa.RecordBatch]:
+    """The blocks of the lanes that a partition has whole."""
+    held = list(batches)
+    if held:
+        table = pa.Table.from_batches(held)
+        for lane in pc.unique(table.column("lane")).to_pylist():
+            own = table.filter(pc.equal(table.column("lane"), lane))
+            yield from _build_lane(lane, own, rows[lane], dtype, chunk).to_batches()
+
+
+def _build_lane(lane: int, table: pa.Table, rows: int, dtype: str, chunk: int) -> pa.Table:
+    item_part, row, place = (table.column(name).to_numpy() for name in ("item_part", "row", "place"))
+    values = {n: _floats(table, n, dtype) for n in ("rating", "weight", "offset") if n in table.column_names}
+    order = _total_order(item_part, row, place, list(values.values()))
+    item_part, row, place = item_part[order], row[order], place[order].astype(np.int32)
+    values = {name: own[order] for name, own in values.items()}
     records = []
-    for number, first in enumerate(range(0, len(row), chunk)):
-        cut = slice(first, first + chunk)
-        pointer = np.searchsorted(row[cut], np.arange(rows[lane] + 1)).astype(np.int32)
-        extra = {name: values[order][cut] for name, values in optional.items()}
-        block = RatingBlock(pointer, place[cut], rating[cut], **extra)
-        records.append((lane, Kind.BLOCK, item_part, number, encode_block(block)))
+    for first, last in pairwise(np.flatnonzero(np.diff(item_part, prepend=-1, append=-1))):
+        for number, start in enumerate(range(first, last, chunk)):
+            cut = slice(start, min(start + chunk, last))
+            pointer = np.searchsorted(row[cut], np.arange(rows + 1)).astype(np.int32)
+            block = RatingBlock(pointer, place[cut], **{name: own[cut] for name, own in values.items()})
+            records.append((lane, Kind.BLOCK, item_part[start], number, encode_block(block)))
     return _records(records)
+
+
+def _total_order(item_part: Index, row: Index, place: Index, values: Sequence[Numbers]) -> Index:
+    """By item part, row and place, and repeated pairs by their values, whatever order a shuffle left them in."""
+    cell = item_part.astype(np.int64) * (row.max() + 1) + row
+    cell = cell * (place.max() + 1) + place
+    order = np.argsort(cell, kind="stable")
+    repeats = np.diff(cell[order], prepend=-1) == 0
+    first, *others = values
+    return np.lexsort((*others, first, cell)) if repeats.any() else order
 
 
 def _floats(table: pa.Table, name: str, dtype: str) -> Numbers:
