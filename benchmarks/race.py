@@ -25,7 +25,7 @@ from nimc_spark.errors import UsageError
 from nimc_spark.ml import NIMC
 from nimc_spark.studies.movielens_tables import rmse
 
-_RANKS, _REG_PARAMS, _ITERATIONS = (20, 50, 100), (0.03, 0.05, 0.08), (5, 10, 15, 20)
+_RANKS, _REG_PARAMS, _ITERATIONS = (20, 50), (0.03, 0.05, 0.08), (5, 10, 15)
 _PASSES = (10, 15, 20, 30, 40, 60, 80, 120, 200)
 _RANK = 20
 # Nobody sees less than this.
