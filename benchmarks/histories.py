@@ -25,11 +25,11 @@ from benchmarks.problem import Setting, partitions, start, write
 from benchmarks.report import Round, Row, in_turns, row
 from nimc_spark.data.local import LocalOracle
 from nimc_spark.data.outside import OutsideItems
-from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks
+from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, build_blocks, grid
 from nimc_spark.engine.context import held
 from nimc_spark.engine.history import HistoryData
 from nimc_spark.engine.outside import ItemsAt, pass_oracle, sides_in_blocks
-from nimc_spark.engine.passes_at import PassesAt
+from nimc_spark.engine.passes_at import passes_at
 from nimc_spark.engine.profile import RatingsProfile, profile_ratings
 from nimc_spark.kernels.model import Model, SideName
 from nimc_spark.kernels.statistics import LossGradient
@@ -95,9 +95,12 @@ def _actions(
     at: ItemsAt, ratings: DataFrame, profile: RatingsProfile, limits: GridLimits
 ) -> Iterator[dict[str, Callable[[], object]]]:
     """A pass with the items there; on the driver also the kernel and an empty job, so that all are timed in turns."""
+    in_blocks = sides_in_blocks(at, _DATA)
+    # As training does: MovieLens-1M is small enough for passes on the driver.
+    passes = passes_at(profile, grid(profile, in_blocks, _DTYPE, limits), matrices=False)
     with (
-        closing(build_blocks(ratings, profile, sides_in_blocks(at, _DATA), _DTYPE, limits)) as blocks,
-        pass_oracle(at, ratings, profile, blocks, _DATA, _DTYPE, limits, PassesAt.EXECUTORS) as oracle,
+        closing(build_blocks(ratings, profile, in_blocks, _DTYPE, limits)) as blocks,
+        pass_oracle(at, ratings, profile, blocks, _DATA, _DTYPE, limits, passes) as oracle,
     ):
         model = _model(blocks)
         parameters = start(model)
