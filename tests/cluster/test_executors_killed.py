@@ -13,12 +13,15 @@ from tests.jobs.tiny import Workplace, tiny
 
 pytestmark = pytest.mark.soak
 
-PASSES, KILLS = 400, 20
+# Enough for a lost executor to be back before the next one goes.
+PASSES, KILLS = 1200, 20
 LONG = [
     f"--set=model.max_passes={PASSES}",
     "--set=model.tolerance=0",
-    "--set=model.solver=gd",
-    "--set=train.save_every=50",
+    # Steps so short that training does not end before its passes do.
+    "--set=model.solver=adam",
+    "--set=model.step_size=0.001",
+    "--set=train.save_every=100",
     # Few lanes would have their passes on the driver, where no executor can disturb them.
     "--set=model.ratings_per_lane=20",
 ]
