@@ -302,7 +302,9 @@ class Evaluate(_Section):
     """Ranking metrics of `evaluate`."""
 
     k: int = Field(10, ge=1, le=1_000_000, description="an integer from 1 to 1000000")
-    relevant: float | None = Field(None, description="ratings from here on are relevant; unset: no ranking metrics")
+    relevant: float | None = Field(
+        None, description="ratings from here on are relevant; unset: model.positive_from, without it no ranking metrics"
+    )
 
 
 class Multiples(_Section):

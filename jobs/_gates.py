@@ -38,7 +38,8 @@ def require(context: Context, what: str, checks: Sequence[Check]) -> None:
         {"gate": c.gate, "value": c.value, "limit": c.limit, "least": c.least, "holds": c.holds} for c in checks
     ]
     for check in checks:
-        context.log.info("gate %s: %.6g, %s %g", check.gate, check.value, "≥" if check.least else "≤", check.limit)
+        value = "not measured" if math.isnan(check.value) else f"{check.value:.6g}"
+        context.log.info("gate %s: %s, %s %g", check.gate, value, "≥" if check.least else "≤", check.limit)
     failed = [str(check) for check in checks if not check.holds]
     if failed:
         raise GateError(f"{'; '.join(failed)}; {what}; limits are in the config's `gates`")

@@ -60,8 +60,8 @@ class Context:
 
     `table_versions` are those that this run has written: its later stages read them, whoever writes meanwhile.
     `models` are those that it has loaded; what is entered into `kept`, such as their factors, stays until its end.
-    `entry` is the model that it trained or chose, for its later stages. `counts`, `metrics` and `gates` are what is
-    known so far, for a run that fails.
+    `entry` is the model that it trained or chose, for its later stages. `counts`, `metrics`, `gates` and `warnings` are
+    what is known so far, also for a run that fails.
     """
 
     job: str
@@ -77,6 +77,7 @@ class Context:
     counts: dict[str, int] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     gates: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     kept: ExitStack = field(default_factory=ExitStack)
     _within: list[str] = field(default_factory=list)
 
@@ -221,6 +222,7 @@ def _line(
         "paths": result.paths,
         **result.extra,
         **({"gates": context.gates} if context is not None and context.gates else {}),
+        **({"warnings": context.warnings} if context is not None and context.warnings else {}),
         **({} if error is None else {"error": cause(error)}),
     }
 

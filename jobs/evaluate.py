@@ -17,7 +17,7 @@ from nimc_spark.engine.context import held
 from nimc_spark.errors import GateError
 from nimc_spark.io.contracts import ITEM, USER, ddl
 from nimc_spark.io.registry import Entry
-from nimc_spark.ml.evaluation import Ranking, evaluate_model
+from nimc_spark.ml.evaluation import Ranking, evaluate_model, overall
 
 # Of predictions from the lowest to the highest, in the report.
 _BINS = 20
@@ -41,6 +41,7 @@ def body(context: Context) -> Result:
         if rival is not None:
             theirs = shared_model(context, rival.path, tables, training_only=True)
             _add_production(cells, evaluate_model(theirs, training, judges, ranking).cells)
+    _warn(context, cells)
     with context.stage("write"):
         version = _write(context, entry, cells)
     paths = {"metrics": context.lake.path("metrics"), "model": entry.path}
@@ -48,6 +49,17 @@ def body(context: Context) -> Result:
     counts = {"ratings_held_out": sum(cell["n"] for cell in cells.values())}
     extra = {"model_version": entry.version, "calibration": [asdict(own) for own in calibration]}
     return Result(counts, cells, paths, {**tables.versions, "metrics": version}, extra)
+
+
+def _warn(context: Context, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    """Says where a model is worse than what needs none."""
+    for metric, predictor, better in (("rmse", "global_mean", min), ("ndcg", "popularity", max)):
+        own, other = (overall(cells, name).get(metric) for name in ("model", predictor))
+        if own is not None and other is not None and better(own, other) != own:
+            name = predictor.replace("_", " ")
+            text = f"the model's {metric} of {own:.4g} is worse than {other:.4g}, that of the {name}"
+            context.log.warning("evaluate: %s", text)
+            context.warnings.append(text)
 
 
 def _rival(context: Context, entry: Entry) -> Entry | None:

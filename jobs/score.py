@@ -50,10 +50,11 @@ def body(context: Context) -> Result:
             written = context.lake.write("recommendations", ranges, replace_where={"run_date": context.run_date})
             shown = samples(config, rows, tables.items)
     counts["recommendations"] = written.rows
-    warnings = [] if model.ranks else [RANKS_BY_RATINGS]
+    if not model.ranks:
+        context.warnings.append(RANKS_BY_RATINGS)
     versions = {**tables.versions, "recommendations": written.version}
     paths = {"recommendations": context.lake.path("recommendations")}
-    return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown, "warnings": warnings})
+    return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown})
 
 
 def _checks(

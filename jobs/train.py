@@ -95,6 +95,7 @@ def _fitted(context: Context, name: str, nimc: NIMC, tables: Tables, ratings: Da
             f"{about}training collapsed: the factors tell no pair from another, every score is offset and linear terms "
             "alone; lower model.reg, or choose another activation or model.seed"
         )
+    context.warnings += [f"{about}{warning}" for warning in summary.warnings]
     context.log.info("train: %sstopped after %d passes: %s", about, summary.passes, summary.reason)
     return model
 

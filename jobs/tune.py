@@ -41,6 +41,7 @@ def body(context: Context) -> Result:
         settings[name] = found[name].best
         for warning in found[name].warnings:
             context.log.warning("tune: %s%s", about, warning)
+            context.warnings.append(f"{about}{warning}")
     best = best_config(config, settings)
     with context.stage("write"):
         version = _write(context, found)
@@ -55,8 +56,7 @@ def body(context: Context) -> Result:
     else:
         metrics = {**trained.metrics, **searches[MAIN]}
     paths = {**trained.paths, "config": f"{folder}/config.yaml", "trials": context.lake.path("trials")}
-    warnings = [warning for own in found.values() for warning in own.warnings]
-    extra = {**trained.extra, "best": keyed_by_member(config, settings), "warnings": warnings}
+    extra = {**trained.extra, "best": keyed_by_member(config, settings)}
     return Result(trained.counts, metrics, paths, {**trained.table_versions, "trials": version}, extra)
 
 
@@ -81,7 +81,8 @@ def _searched(context: Context, config: Config, spec: Split, rows: DataFrame, ta
     with held_folds(parts) as folds, context.progress(f"{about}trial") as progress:
 
         def show(trial: Trial) -> None:
-            progress.step(f"{trial.coordinate} {trial.state}: validation error {trial.error:.5f}")
+            value = "" if trial.coordinate == START else f" = {trial.setting[trial.coordinate]}"
+            progress.step(f"{trial.coordinate}{value} {trial.state}: validation error {trial.error:.5f}")
 
         return search(make, coordinates(config, tree), folds, budget, config.evaluate.k, show)
 

@@ -71,6 +71,19 @@ def metric_lines(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"  {cell:<22} {found.get('n', 0):>7,} ratings   {beside}"
 
 
+def list_lines(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """NDCG of the model's lists beside those that are the same for everybody, a line a cell."""
+    for cell, found in metrics.items():
+        gains = {
+            name: next((value for metric, value in of.items() if metric.startswith("ndcg@")), None)
+            for name, of in found.items()
+            if isinstance(of, Mapping)
+        }
+        beside = "   ".join(f"{name.replace('_', ' ')} {gain:.4f}" for name, gain in gains.items() if gain is not None)
+        if beside:
+            yield f"  {cell:<22} {beside}"
+
+
 def sample_lines(samples: list[Mapping[str, Any]]) -> Iterator[str]:
     """Recommendations with their titles, a line a user."""
     for sample in samples[:3]:
@@ -84,6 +97,8 @@ def summary(night: Mapping[str, Any], predict: Mapping[str, Any]) -> Iterator[st
     yield from count_lines(night["counts"])
     yield "RMSE on held-out ratings"
     yield from metric_lines(night["metrics"])
+    yield "NDCG of lists (this model predicts ratings; for lists there is `objective: ranking`, see docs/accuracy.md)"
+    yield from list_lines(night["metrics"])
     yield "Recommendations, three users"
     yield from sample_lines(night.get("samples", []))
     if predict.get("samples"):

@@ -149,7 +149,12 @@ class _Search:
                 before = self.found.best
                 for name, values in coordinates.items():
                     self._along(name, values)
-                if self.found.best == before or self._spent():
+                if self._spent():
+                    self.found.warnings.append(
+                        f"the budget of passes or minutes ended the search after {len(self.found.trials)} trials"
+                    )
+                    return
+                if self.found.best == before:
                     return
 
     def _along(self, name: str, values: Callable[[Setting], Sequence[Any]]) -> None:

@@ -27,8 +27,8 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize(("path", "page"), PAGES.items(), ids=list(PAGES))
@@ -66,6 +66,20 @@ def test_readme_config_is_complete(tmp_path: Path) -> None:
     config: Config = parse_config(read_tree(str(file)), "README.md")
     assert (config.columns.user, config.columns.item, config.columns.title) == ("reader", "book", "name")
     assert [d.kind for d in config.features.users] == ["numeric", "one_hot", "id"]
+
+
+def test_configs_for_each_purpose_go_with_the_readme(tmp_path: Path) -> None:
+    (example,) = blocks("yaml")
+    (tmp_path / "base.yaml").write_text(example, encoding="utf-8")
+    base = read_tree(str(tmp_path / "base.yaml"))
+    found = blocks("yaml", (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8"))
+    assert len(found) == 2
+    for number, text in enumerate(found):
+        (tmp_path / f"{number}.yaml").write_text(text, encoding="utf-8")
+        own = read_tree(str(tmp_path / f"{number}.yaml"))
+        rest = {key: value for key, value in base.items() if key != "features"}
+        config = parse_config({**rest, **own}, "docs/accuracy.md")
+        assert set(config.members) == (set() if number == 0 else {"known", "new_readers", "new_books"})
 
 
 def test_readme_code_uses_what_there_is() -> None:
