@@ -13,6 +13,7 @@ from jobs._estimator import estimator
 from jobs._yaml import Tree, apply_override
 from nimc_spark.data.declarations import History
 from nimc_spark.engine.cells import MAIN
+from nimc_spark.errors import UsageError
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml import search
 from nimc_spark.ml.penalties import group_penalties
@@ -74,9 +75,15 @@ def keyed_by_member(config: Config, settings: Mapping[str, Setting]) -> dict[str
     return {member_key(config, name, key): value for name, own in settings.items() for key, value in own.items()}
 
 
+_NOT_SEARCHED = ("model.starts", "model.average_starts")
+
+
 def coordinates(config: Config, tree: Tree) -> Coordinates:
     """The values to try of each key: those that the config's space names, else of a space that its features span."""
     space = config.tune.space or _default_space(config)
+    for key in space:
+        if key.endswith(_NOT_SEARCHED):
+            raise UsageError(f"tune.space: {key} cannot be searched: each trial has one start")
     return {key: partial(_values, tree, key, wanted) for key, wanted in space.items()}
 
 

@@ -33,7 +33,7 @@ from nimc_spark.engine.blocks import RecordSet
 from nimc_spark.engine.context import Shared, described, prepare_worker, shared
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.store import find, keep, touch
-from nimc_spark.errors import SetupError
+from nimc_spark.errors import SetupError, UsageError
 from nimc_spark.kernels.model import Model, Parameters
 from nimc_spark.kernels.statistics import Sums
 
@@ -73,7 +73,7 @@ class SparkOracle(PassOracle):
     def __init__(self, spark: SparkSession, blocks: RecordSet) -> None:
         self._spark = spark
         self._blocks = blocks
-        self._uses_files = spark.conf.get(FILES_SETTING, "true") == "true"
+        self._uses_files = _uses_files(spark)
         self._passes, self._misses = 0, 0
 
     @property
@@ -122,6 +122,13 @@ class SparkOracle(PassOracle):
                     f"a pass returned {len(seen)} of {len(expected)} user parts and rating blocks, or other ones: "
                     "the cluster lost or repeated part of a stage; run the job again"
                 )
+
+
+def _uses_files(spark: SparkSession) -> bool:
+    value = (spark.conf.get(FILES_SETTING, "true") or "").lower()
+    if value not in ("true", "false"):
+        raise UsageError(f"{FILES_SETTING} = {value!r}: true or false")
+    return value == "true"
 
 
 def decode_record(lane: int, kind: int, item_part: int, chunk: int, payload: bytes | pa.Buffer) -> Record:

@@ -68,8 +68,8 @@ def top_k(
     score_source is "model" where both sides' factors are the model's, else "baseline".
     Raises UsageError for k < 1, DataError for null or non-finite factors and for sides of different widths.
     """
-    if k < 1:
-        raise UsageError(f"k is {k}: the number of items to recommend must be at least 1")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise UsageError(f"k is {k!r}: the number of items to recommend must be an integer of at least 1")
     if candidates is not None:
         own = _typed_pairs(candidates, users, items)
         free = users.join(own.select(F.col("user").alias("id")).distinct(), "id", "anti")
@@ -123,6 +123,9 @@ def _top_k_among(
 
 def _typed_pairs(pairs: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
     sides = (("user", users), ("item", items))
+    if not isinstance(pairs, DataFrame) or not {"user", "item"} <= set(pairs.columns):
+        found = ", ".join(pairs.columns) if isinstance(pairs, DataFrame) else type(pairs).__name__
+        raise DataError(f"pairs to exclude or to choose among are a DataFrame(user, item), found {found}")
     columns = [align_id(F.col(name), id_type(pairs, name), id_type(table, "id")).alias(name) for name, table in sides]
     return pairs.select(*columns).dropna()
 

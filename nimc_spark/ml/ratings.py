@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
 
 from nimc_spark.engine.index import check_names, quoted
+from nimc_spark.engine.profile import LARGEST
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.ml.params import NIMCParams
 from nimc_spark.ml.sides import read_table
@@ -27,9 +28,11 @@ def context_ratings(params: NIMCParams, held: DataFrame | None, spark: SparkSess
     if held is None and name is None:
         raise UsageError("this model scores by histories: give the known ratings with setContext or contextTable")
     ratings = canonical_ratings(params, read_table(spark, name) if held is None else held, _PAIR)
-    broken = ratings.where(~(F.abs(F.coalesce("rating", F.lit(float("nan")))) < float("inf"))).count()
+    broken = ratings.where(~(F.abs(F.coalesce("rating", F.lit(float("nan")))) <= LARGEST)).count()
     if broken:
-        raise DataError(f"the context has {broken} ratings that are null, NaN or infinite; leave them out")
+        raise DataError(
+            f"the context has {broken} ratings that are null, NaN, infinite or beyond {LARGEST:g}; leave them out"
+        )
     return targets(params, ratings)
 
 

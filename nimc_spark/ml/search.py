@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from nimc_spark.kernels.objective import GroupPenalty
 from nimc_spark.ml.estimator import NIMC
 from nimc_spark.ml.model import NIMCModel
 from nimc_spark.ml.penalties import group_penalties
-from nimc_spark.ml.tuning import Budget, Found, Setting, Trial, held_folds, search
+from nimc_spark.ml.tuning import SEARCHABLE, Budget, Found, Setting, Trial, held_folds, search
 
 _LOG = logging.getLogger(__name__)
 _PARTS = ("factors", "linear")
@@ -31,6 +32,12 @@ class Multiples:
     """Values of a number that is searched: these times what it is, and on in the same direction while that helps."""
 
     times: tuple[float, ...] = (0.25, 4.0)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for factors that are no finite numbers above 0."""
+        numbers = self.times if isinstance(self.times, tuple | list) else ()
+        if not numbers or not all(isinstance(t, int | float) and 0 < t < math.inf for t in numbers):
+            raise UsageError(f"Multiples({self.times!r}): give finite factors above 0, such as (0.25, 4)")
 
     def of(self, value: float) -> list[Any]:
         """The multiples, to three digits, so that there and back is where it was; of an integer, integers from 1."""
@@ -80,6 +87,8 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
         folds: int = 1,
     ) -> None:
         super().__init__()
+        if not isinstance(folds, int) or folds < 1:
+            raise UsageError(f"folds = {folds!r}: an integer of at least 1")
         self._estimator, self._space, self._split = estimator, space, split
         self._budget, self._passes, self._k, self._folds = budget, passes, k, folds
 
@@ -94,9 +103,7 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
             for part in _PARTS
         }
         space = dict.fromkeys(known, Multiples()) if self._space is None else self._space
-        for key in space:
-            if key not in known and not nimc.hasParam(key):
-                raise UsageError(f"space: there is no {key!r}; there are Params of NIMC and {', '.join(known)}")
+        _check_space(space, known)
         now = known | {key: nimc.optional(key) for key in space if key not in known}
         start = {key: now[key] for key, values in space.items() if isinstance(values, Multiples)}
         coordinates = {key: partial(_values, now, key, values) for key, values in space.items()}
@@ -107,6 +114,19 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
         for warning in found.warnings:
             _LOG.warning("search: %s", warning)
         return NIMCSearchModel(_estimator(nimc, known, None, found.best).fit(dataset), found)
+
+
+def _check_space(space: Space, known: Mapping[str, float]) -> None:
+    """Raises UsageError for keys that trials cannot differ in, and for values that are no list of them."""
+    for key, values in space.items():
+        if key not in known and key not in SEARCHABLE:
+            raise UsageError(f"space: {key!r} cannot be searched; there are {', '.join((*SEARCHABLE, *known))}")
+        if not isinstance(values, Multiples) and (isinstance(values, str) or not isinstance(values, Sequence)):
+            raise UsageError(f"space: {key!r} has {values!r}; give a list of values, or Multiples")
+    of_all = sorted(key for key in space if key in ("regParam", "linearRegParam", "groupRegParam"))
+    of_groups = sorted(key for key in space if key in known)
+    if of_all and of_groups:
+        raise UsageError(f"space: {of_all[0]!r} is over λ of all groups, {of_groups[0]!r} of one: give one kind")
 
 
 def _told(trial: Trial) -> None:

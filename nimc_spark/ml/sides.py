@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -112,9 +113,13 @@ def read_table(spark: SparkSession, name: str) -> DataFrame:
         except AnalysisException as error:
             if "DELTA" not in (error.getCondition() or str(error)):
                 raise
-            return spark.read.parquet(name)
+        except Py4JJavaError as error:
+            # A session without Delta's jars.
+            if "DATA_SOURCE_NOT_FOUND" not in str(error):
+                raise
+        return spark.read.parquet(name)
     except AnalysisException as error:
-        reason = str(error).splitlines()[0]
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DataError(f"there is no table {name!r}, neither a path nor in the catalog: {reason}") from None
 
 

@@ -351,15 +351,24 @@ def _everyone(side: TrainingSide, source: SideInput, ratings: DataFrame) -> Side
     return replace(data, features=side.features.encode(with_id_type(source, target)))
 
 
+# What decides the blocks: the features, the baseline, the objective, and what the plan of training is made of, for the
+# solver and the place of the items follow from the number of parameters.
+_OF_DATA = (
+    *("userFeatures", "itemFeatures", "baseline", "objective", "positiveFrom", "itemShrinkage", "userShrinkage"),
+    *("complementWeight", "dtype", "solver", "init", "rank", "linear"),
+)
+# What decides how a model of some shape is solved beside the blocks, so that passes can be shared.
+_OF_SOLUTION = ("maxIter", "tol", "clip", "stepSize")
+# Params that trials can differ in; others, such as columns and starts, are the same for all of them.
+SEARCHABLE = (
+    *(*_OF_DATA, *_OF_SOLUTION, "activation", "userActivation", "itemActivation"),
+    *("regParam", "linearRegParam", "groupRegParam", "regPower", "seed", "initSpread"),
+)
+
+
 def _data_of(nimc: NIMC) -> Any:
-    """What decides the blocks: the features, the baseline, the objective, and what the plan of training is made of, for
-    the solver and the place of the items follow from the number of parameters."""
-    names = ("userFeatures", "itemFeatures", "baseline", "objective", "positiveFrom", "itemShrinkage", "userShrinkage")
-    plan = ("complementWeight", "dtype", "solver", "init", "rank", "linear")
-    return json.dumps([nimc.optional(name) for name in (*names, *plan)], sort_keys=True)
+    return json.dumps([nimc.optional(name) for name in _OF_DATA], sort_keys=True)
 
 
 def _shape_of(nimc: NIMC) -> Any:
-    """What decides the model's shape and how it is solved beside the blocks, so that passes can be shared."""
-    names = ("maxIter", "tol", "clip", "stepSize")
-    return (*(nimc.optional(name) for name in names), *(nimc.side_activation(side) for side in SideName))
+    return (*(nimc.optional(name) for name in _OF_SOLUTION), *(nimc.side_activation(side) for side in SideName))

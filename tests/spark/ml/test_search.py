@@ -152,11 +152,36 @@ def test_the_estimator_trains_on_all_ratings_with_what_a_part_of_them_chose(toy:
     assert fitted.bestModel.summary.passes == 5
     assert fitted.transform(toy.test).count() == toy.test.count()
     for key, message in (
-        ("items.genre.linear", "there is no 'items.genre.linear'; there are Params of NIMC and users.id.factors, "),
+        ("items.genre.linear", "'items.genre.linear' cannot be searched; there are userFeatures, "),
         ("activation", "'activation' is 'tanh', of which there are no multiples: give a list of values"),
     ):
         with pytest.raises(UsageError, match=message):
             NIMCSearch(nimc, {key: Multiples()}, Split("item", 0.3, 1)).fit(toy.train)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        # Trials share columns, tables and starts.
+        ({"weightCol": ["w"]}, "'weightCol' cannot be searched"),
+        ({"starts": [2]}, "'starts' cannot be searched"),
+        ({"rank": 3}, "'rank' has 3; give a list of values"),
+        ({"activation": "tanh"}, "'activation' has 'tanh'; give a list of values"),
+        (
+            {"regParam": [1.0], "users.id.factors": [1.0]},
+            "'regParam' is over λ of all groups, 'users.id.factors' of one",
+        ),
+    ],
+)
+def test_a_space_that_trials_cannot_differ_in_is_refused(toy: Toy, space: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        NIMCSearch(NIMC(), space).fit(toy.train)
+
+
+@pytest.mark.parametrize("times", [2.0, ("a",), (float("nan"),), (-1.0,), (), (0.0,)])
+def test_multiples_are_finite_factors(times: object) -> None:
+    with pytest.raises(UsageError, match="give finite factors above 0"):
+        Multiples(times)  # type: ignore[arg-type]
 
 
 def test_no_trial_begins_beyond_the_budget(toy: Toy) -> None:
