@@ -97,8 +97,10 @@ def summary(night: Mapping[str, Any], predict: Mapping[str, Any]) -> Iterator[st
     yield from count_lines(night["counts"])
     yield "RMSE on held-out ratings"
     yield from metric_lines(night["metrics"])
-    yield "NDCG of lists (this model predicts ratings; for lists there is `objective: ranking`, see docs/accuracy.md)"
-    yield from list_lines(night["metrics"])
+    lists = list(list_lines(night["metrics"]))
+    if lists:
+        yield "NDCG of lists (this model predicts ratings; for lists there is `objective: ranking`: docs/accuracy.md)"
+        yield from lists
     yield "Recommendations, three users"
     yield from sample_lines(night.get("samples", []))
     if predict.get("samples"):

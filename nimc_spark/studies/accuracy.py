@@ -194,10 +194,14 @@ def accuracy(lab: Lab) -> Page:
 
 
 def accuracy_large(lab: Lab) -> Page:
-    """Margins on ml-1m; quick runs have one split."""
+    """Margins on ml-1m, and activations; quick runs have one split and the identity."""
     with movielens_tables(lab, "ml-1m") as plain:
-        margins, _ = _tables(LARGE, ACTIVATIONS[:1], _with_columns(plain), lab)
-    return Page("accuracy-1m", "Accuracy of the composed model on ml-1m", [INTRO_LARGE, margins])
+        activations = ACTIVATIONS if not lab.quick else ACTIVATIONS[:1]
+        margins, beside = _tables(LARGE, activations, _with_columns(plain), lab)
+    parts: list[Part] = [INTRO_LARGE, margins]
+    if not lab.quick:
+        parts += [NONLINEAR_LARGE, beside]
+    return Page("accuracy-1m", "Accuracy of the composed model on ml-1m", parts)
 
 
 def _with_columns(tables: Tables) -> Tables:
@@ -468,6 +472,10 @@ NONLINEAR = """## Does the nonlinearity earn its place?
 
 Each activation on both sides with a search of its own, the same for all, on the first split of each row; for users
 known by context and the others with the identity's λ."""
+NONLINEAR_LARGE = """## Does the nonlinearity earn its place?
+
+Each activation on both sides on the first split of each row: for the random rows with the same λ, for new users with a
+search of its own."""
 MARGINS = """RMSE, or NDCG@10 against popularity by ratings ≥ 4; margin: how much better than the baseline, low and high
 over the splits. The baselines: global, item and user mean for u1 and random rows, item mean for new users, user mean
 for new items, item mean and folded-in bias of the user for users known by context, and for the others the model of u1

@@ -224,7 +224,14 @@ def test_summary_of_the_demo() -> None:
     samples = [{"user_id": 7, "items": [{"title": "Fargo", "score": 4.56}, {"title": "Heat", "score": 4.123}]}]
     night = {
         "counts": {"ratings_in": 100000, "ratings_used": 99990, "ratings_quarantined": 10},
-        "metrics": {"new_user/known_item": {"n": 20000, "model": {"rmse": 1.0189}, "item_mean": {"rmse": 1.0219}}},
+        "metrics": {
+            "new_user/known_item": {
+                "n": 20000,
+                "model": {"rmse": 1.0189, "ndcg@10": 0.1},
+                "item_mean": {"rmse": 1.0219},
+                "popularity": {"ndcg@10": 0.375},
+            }
+        },
         "paths": {"recommendations": "lake/recommendations"},
         "samples": samples,
     }
@@ -234,6 +241,8 @@ def test_summary_of_the_demo() -> None:
         "  ratings   100,000 in     99,990 used       10 quarantined",
         "RMSE on held-out ratings",
         "  new_user/known_item     20,000 ratings   model 1.0189   item mean 1.0219",
+        "NDCG of lists (this model predicts ratings; for lists there is `objective: ranking`: docs/accuracy.md)",
+        "  new_user/known_item    model 0.1000   popularity 0.3750",
         "Recommendations, three users",
         "  user 7: Fargo (4.56), Heat (4.12)",
         "Written",

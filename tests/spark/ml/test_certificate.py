@@ -88,6 +88,7 @@ def test_a_model_without_a_parameter_has_no_certificate(spark: SparkSession) -> 
         certificate(model, data.positives)
 
 
+@pytest.mark.soak
 def test_units_that_scale_freely_have_no_flat_direction_in_the_certificate(spark: SparkSession) -> None:
     data = OneClass(spark)
     settings = {"activation": "relu", "solver": "lm", "maxIter": 15}

@@ -134,7 +134,7 @@ def test_a_context_with_broken_ratings_is_refused(spark: SparkSession, toy: Toy,
     broken = spark.createDataFrame(
         [(1, 1, float("nan")), (1, 2, None), (1, 3, 2.0)], "user int, item int, rating double"
     )
-    with pytest.raises(DataError, match="2 ratings that are null, NaN or infinite"):
+    with pytest.raises(DataError, match="2 ratings that are null, NaN, infinite or beyond"):
         model.copy().setContext(broken).transform(toy.test)
     with pytest.raises(DataError, match="no column ratingCol"):
         model.copy().setContext(broken.drop("rating")).transform(toy.test)
@@ -150,7 +150,7 @@ def test_where_the_items_are_evaluated_changes_rounding_only(toy: Toy, monkeypat
     on_driver = fitted()
     assert on_driver.summary.items_at == "outside the blocks, on the driver"
     with monkeypatch.context() as patched:
-        patched.setattr("nimc_spark.ml.training.items_at", lambda *_: ItemsAt.BLOCKS)
+        patched.setattr("nimc_spark.ml.problem.items_at", lambda *_: ItemsAt.BLOCKS)
         inside = fitted()
     assert inside.summary.items_at == "in the blocks"
     np.testing.assert_allclose(on_driver.summary.losses, inside.summary.losses, rtol=1e-10)
@@ -171,6 +171,6 @@ def test_the_same_history_twice_is_refused(toy: Toy) -> None:
 def test_more_columns_than_the_driver_can_hold_are_refused_before_training(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nimc_spark.ml.training.driver_memory", lambda: 2**15)
+    monkeypatch.setattr("nimc_spark.ml.problem.driver_memory", lambda: 2**15)
     with pytest.raises(UsageError, match=r"leave out the .* of users \(\d+ columns\) and the .* columns\), or lower"):
         estimator(toy).fit(toy.train)

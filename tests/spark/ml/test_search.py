@@ -76,6 +76,7 @@ def test_a_model_that_ranks_is_judged_by_its_lists(toy: Toy) -> None:
         search(lambda _: estimator(toy, {**settings, "positiveFrom": 99.0}), {}, [(training, validation)], Budget())
 
 
+@pytest.mark.soak
 def test_the_error_of_several_folds_is_their_mean(toy: Toy) -> None:
     parts = [f"user % 3 = {fold}" for fold in range(2)]
     folds = [(toy.train.where(f"not ({part})"), toy.train.where(part)) for part in parts]
