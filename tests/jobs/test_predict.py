@@ -51,6 +51,7 @@ def test_new_users_from_raw_attributes(place: Workplace, spark: SparkSession) ->
     assert [sample["user_id"] for sample in line["samples"]] == ["new1", "new2", "u01"]
 
 
+@pytest.mark.soak
 def test_new_items_for_all_users(place: Workplace, spark: SparkSession) -> None:
     new = [{"iid": iid, "genres": "Drama|Opera", "mood": [1, 0.5], "name": f"New {iid}"} for iid in (1001, 1002)]
     path = place.text("new.json", "".join(json.dumps(row) + "\n" for row in new))
