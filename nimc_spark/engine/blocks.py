@@ -8,7 +8,7 @@ never from the cluster, so that the sums of a pass have the same bits wherever t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -134,7 +134,8 @@ class Records:
         """Where tasks can be sent: what they do not reach goes with its executor."""
         if self.have_files:
             self.have_files = False
-            with described(self.names.sparkSession, "nimc: remove files of blocks"):
+            # Whatever stopped the passes, such as a lost cluster, is what the caller should hear of.
+            with suppress(Exception), described(self.names.sparkSession, "nimc: remove files of blocks"):
                 self.names.mapInArrow(partial(_forget, dataset=self.dataset), "nothing int").toArrow()
 
 
