@@ -9,7 +9,21 @@ from collections.abc import Callable
 
 from pyspark.sql import SparkSession
 
-from benchmarks import accuracy_u1, complement, defaults, histories, new_users, passes, race, scale, small, topk
+from benchmarks import (
+    accuracy_u1,
+    complement,
+    curvature,
+    defaults,
+    histories,
+    iteration,
+    new_users,
+    nightly,
+    passes,
+    race,
+    scale,
+    small,
+    topk,
+)
 from benchmarks.report import Row, publish
 from jobs._session import open_session
 from nimc_spark.errors import NimcError
@@ -17,6 +31,9 @@ from nimc_spark.errors import NimcError
 _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "passes": ("What a pass costs", passes.run),
     "scale": ("Growth with the number of ratings", scale.run),
+    "curvature": ("Second-order passes", curvature.run),
+    "iteration": ("A pass against an iteration of ALS", iteration.run),
+    "nightly": ("A night's lists, from Delta tables to one", nightly.run),
     "race": ("Ids alone against ALS, MovieLens-1M", race.run),
     "complement": ("What a complement adds to a pass", complement.run),
     "histories": ("Item histories in the blocks and outside of them", histories.run),

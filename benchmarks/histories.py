@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.passes import empty_job
-from benchmarks.problem import Setting, partitions, start, write
+from benchmarks.problem import Setting, every_record, start, write
 from benchmarks.report import Round, Row, in_turns, row
 from nimc_spark.data.local import LocalOracle
 from nimc_spark.data.outside import OutsideItems
@@ -121,6 +121,5 @@ def _model(blocks: BlockSet) -> Model:
 
 def _kernel(blocks: BlockSet, oracle: OutsideItems) -> OutsideItems:
     """The same passes in this process alone."""
-    every = {r[:4]: r for records in partitions(blocks) for r in records}
-    local = LocalOracle(every.values(), _THREADS)
+    local = LocalOracle(every_record(blocks), _THREADS)
     return OutsideItems(local, oracle._items, oracle._features, oracle._count)

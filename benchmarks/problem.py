@@ -99,3 +99,8 @@ def partitions(block_set: BlockSet) -> list[list[Record]]:
         number = row.pop("partition")
         held.setdefault(number, []).append(decode_record(**row))
     return [held[number] for number in sorted(held)]
+
+
+def every_record(block_set: BlockSet) -> list[Record]:
+    """The decoded records, each once, however many partitions have a copy."""
+    return list({r[:4]: r for records in partitions(block_set) for r in records}.values())

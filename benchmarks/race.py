@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.histories import write_ml_1m
-from benchmarks.report import Row, in_turns, row
+from benchmarks.report import Row, blas, in_turns, row
 from nimc_spark.engine.context import held
 from nimc_spark.engine.splits import Split, split
 from nimc_spark.errors import UsageError
@@ -63,7 +63,7 @@ def _race(training: DataFrame, held_out: DataFrame) -> list[Row]:
     times = {name: [r.clock for r in rounds] for name, rounds in in_turns(fits, 3, 1, warm_up=0).items()}
     ratios = [a / b for a, b in zip(times["ALS"], times["ours"], strict=True)]
     reached = "" if ours <= theirs else "RMSE not reached"
-    note = f"rank {best[0]}, regParam {best[1]}, {iterations} iterations"
+    note = f"rank {best[0]}, regParam {best[1]}, {iterations} iterations; {blas(training.sparkSession)}"
     return [
         row("ALS to its best RMSE / ours to that, time", ratios, ".1f", "≥ 2, aim 5", reached),
         Row("RMSE of ALS at its best", f"{theirs:.4f}", note=note),

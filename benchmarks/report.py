@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from pyspark.sql import SparkSession
+
 RESULTS = Path(__file__).parent / "results"
 _PROC = Path("/proc")
 
@@ -95,6 +97,14 @@ def machine() -> str:
         f"{os.cpu_count()} cores of {model}, {memory:.0f} GB; {platform.system()}, Python {platform.python_version()}, "
         f"{packages}. Load average at the end: {load:.1f}."
     )
+
+
+def blas(spark: SparkSession) -> str:
+    """The BLAS that ALS has: JNIBLAS is a native one (libblas.so.3), any other the JVM's own."""
+    jvm = spark.sparkContext._jvm
+    if jvm is None:
+        return "unknown BLAS"
+    return f"ALS with {jvm.org.apache.spark.ml.linalg.BLAS.nativeBLAS().getClass().getSimpleName()}"
 
 
 def publish(name: str, title: str, rows: Sequence[Row]) -> None:

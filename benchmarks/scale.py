@@ -4,6 +4,7 @@ pass / kernel       `SparkOracle` over `LocalOracle` on two threads with the sam
 blocks / pass       building the records from Parquet files, over a pass
 slope               log of the times' ratio over log of the sizes' ratio: 1 is linear
 driver              memory of the Python driver after passes, above what it had before the blocks were built
+planned / measured  what `plan` said before there was a block, over what came
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.passes import empty_job
-from benchmarks.problem import M, Setting, blocks, partitions, start, write
+from benchmarks.problem import M, Setting, blocks, every_record, start, write
 from benchmarks.report import Round, Row, in_turns, row
 from nimc_spark.data.local import LocalOracle
 from nimc_spark.engine.blocks import BlockSet, GridLimits
 from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.kernels.statistics import LossGradient
+from nimc_spark.ml import NIMC
+from nimc_spark.ml.plan import TrainingPlan, training_plan
 
 SIZES = (1_000_000, 10_000_000)
 FULL_SIZES = (*SIZES, 50_000_000)
@@ -63,7 +66,7 @@ def _measured(spark: SparkSession, setting: Setting) -> tuple[dict[str, list[Rou
             parameters = start(model)
             oracle.run(LossGradient(), model, [parameters])
             driver, size = _memory() - before, _bytes(block_set)
-            local = LocalOracle({r[:4]: r for held in partitions(block_set) for r in held}.values(), _THREADS)
+            local = LocalOracle(every_record(block_set), _THREADS)
             tasks = block_set.records.whole.rdd.getNumPartitions()
             actions: dict[str, Callable[[], object]] = {
                 "pass": lambda: oracle.run(LossGradient(), model, [parameters]),
@@ -71,8 +74,13 @@ def _measured(spark: SparkSession, setting: Setting) -> tuple[dict[str, list[Rou
                 "empty": empty_job(spark.range(0, tasks, 1, tasks)),
             }
             times = in_turns(actions, rounds=7, calls=1, warm_up=3)
+            planned, lanes = _planned(spark, setting, Path(folder)), len(block_set.lanes)
+    passes = [r.clock for r in times["pass"]]
     return times, [
         *_ratios(name, times),
+        row(f"{name}: seconds of a pass, planned / measured", [planned.seconds / p for p in passes]),
+        row(f"{name}: bytes of blocks, planned / measured", [planned.blocks / size]),
+        row(f"{name}: lanes, planned / measured", [planned.lanes / lanes]),
         row(f"{name}: blocks / pass", [building / median(r.clock for r in times["pass"])], ".1f", "≤ 30, aim 15"),
         row(f"{name}: bytes a rating in parts and blocks", [size / setting.ratings], ".1f", "≤ 12, aim 10"),
         row(f"{name}: driver, MB", [driver / 2**20], ".0f", "within 100 of each other"),
@@ -89,6 +97,17 @@ def _ratios(name: str, times: dict[str, list[Round]]) -> list[Row]:
         row(f"{name}: (pass − kernel) / empty job", above, target="≤ 1.3, aim 1.1 at 1e6"),
     ]
     return rows + [row(f"{name}: {what}, ms", [1e3 * r.clock for r in own], ".0f") for what, own in times.items()]
+
+
+def _planned(spark: SparkSession, setting: Setting, folder: Path) -> TrainingPlan:
+    """What `plan` says of the same files."""
+    sides = {name: [{"kind": "passthrough", "column": "values"}] for name in ("userFeatures", "itemFeatures")}
+    users, items = (
+        spark.read.parquet(str(folder / side)).withColumnRenamed("id", column)
+        for side, column in (("users", "user"), ("items", "item"))
+    )
+    nimc = NIMC(rank=setting.rank, **sides).setUsers(users).setItems(items)
+    return training_plan(nimc, spark.read.parquet(str(folder / "ratings")), nimc.inputs(spark))
 
 
 def _bytes(block_set: BlockSet) -> int:

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from threadpoolctl import threadpool_limits
 
-from benchmarks.report import Row, in_turns, row
+from benchmarks.report import Row, blas, in_turns, row
 from nimc_spark.engine.context import held
 from nimc_spark.engine.topk import top_k
 from nimc_spark.kernels.topk import top_k_tile
@@ -71,9 +71,7 @@ def _everybody(spark: SparkSession) -> list[Row]:
     clocks = {name: [own.clock for own in rounds] for name, rounds in times.items()}
     ratios = [als / own for als, own in zip(clocks["ALS"], clocks["ours"], strict=True)]
     return [
-        row(
-            "ALS.recommendForAllUsers(10) / ours, 2e8 scores", ratios, ".1f", "≥ 15, aim 25", "ALS with the JVM's BLAS"
-        ),
+        row("ALS.recommendForAllUsers(10) / ours, 2e8 scores", ratios, ".1f", "≥ 15, aim 25", blas(spark)),
         *(row(f"all users, {name}, s", found) for name, found in clocks.items()),
     ]
 

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, FractionalType, LongType, StringType
+from pyspark.sql.types import (
+    AtomicType,
+    BinaryType,
+    BooleanType,
+    DataType,
+    DatetimeType,
+    FractionalType,
+    LongType,
+    NumericType,
+    StringType,
+    VariantType,
+)
 
 from nimc_spark.errors import DataError
 
@@ -30,14 +41,17 @@ def check_names(df: DataFrame, where: str) -> None:
     twice = sorted({name for name, low in zip(df.columns, lowered, strict=True) if lowered.count(low) > 1})
     own = [name for name in df.columns if name.lower().startswith(RESERVED)]
     if twice:
-        raise DataError(f"{where} have columns of one name, but for upper and lower case: {', '.join(twice)}")
+        raise DataError(f"{where}: columns of one name, but for upper and lower case: {', '.join(twice)}")
     if own:
-        raise DataError(f"{where} have columns {', '.join(own)}: {RESERVED}… is kept for inner use")
+        raise DataError(f"{where}: columns {', '.join(own)}: {RESERVED}… is kept for inner use")
 
 
 def id_type(df: DataFrame, name: str) -> DataType:
-    """Native type of the id column `name`."""
-    return df.schema[name].dataType
+    """Native type of the id column `name`. Raises DataError for arrays, maps, structs and variants: they are no ids."""
+    kind = df.schema[name].dataType
+    if not isinstance(kind, AtomicType) or isinstance(kind, VariantType):
+        raise DataError(f"the column {name!r} is {kind.simpleString()}: ids are numbers, strings, dates or binary")
+    return kind
 
 
 def part_of(identifier: Column, parts: int) -> Column:
@@ -59,11 +73,22 @@ def align_id(identifier: Column, source: DataType, target: DataType) -> Column:
     """`identifier` in another table's id type, null where it has no exact counterpart there.
 
     7, 7L, 7.0 and "7" are one id; "07", 1.5 and "abc" are no integer. A value converts if the way back returns it.
+    Raises DataError for types of which none converts, such as a date and an integer.
     """
     if source == target:
         return identifier
+    if not _convertible(source, target):
+        found, wanted = source.simpleString(), target.simpleString()
+        raise DataError(f"ids are {found} in one table and {wanted} in another: no {found} is any {wanted}")
     converted = _cast(identifier, source, target)
     return F.when(_cast(converted, target, source) == identifier, converted)
+
+
+def _convertible(source: DataType, target: DataType) -> bool:
+    """Whether some value of a type may be one of the other: text with all, others within their kind."""
+    kinds = ((NumericType, BooleanType), (DatetimeType,), (BinaryType,))
+    text = any(isinstance(kind, StringType) for kind in (source, target))
+    return text or any(isinstance(source, kind) and isinstance(target, kind) for kind in kinds)
 
 
 def _cast(identifier: Column, source: DataType, target: DataType) -> Column:

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
 
-from nimc_spark.engine.index import check_names, quoted
+from nimc_spark.engine.index import check_names, id_type, quoted
 from nimc_spark.engine.profile import LARGEST
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.ml.params import NIMCParams
@@ -48,6 +48,7 @@ def canonical_ratings(params: NIMCParams, dataset: DataFrame, roles: Mapping[str
     for role, name in used.items():
         kind = dataset.schema[name].dataType
         if role in ("user", "item"):
+            id_type(dataset, name)  # raises for what is no id
             columns.append(quoted(name).alias(role))
         elif not isinstance(kind, NumericType):
             raise DataError(f"the column {name!r} ({roles[role]}) is {kind.simpleString()}; it must be a number")

@@ -69,8 +69,9 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
     `space` has for each key the values to try: a Param of NIMC, or λ of a feature group, written
     `<users or items>.<group>.<factors or linear>`. Without it every λ of the estimator's groups is searched by
     `Multiples()`. `split` draws the validation part, of the kind that the model will be judged by: by user for new
-    users; `folds` how many such parts, disjoint ones: of few users or items one part is mostly chance. `passes` bounds
-    those of a trial, else maxIter does; `k` is the length of lists where the estimator ranks. Losers are given up.
+    users, by time (of the column `timeCol`) for days to come; `folds` how many such parts, disjoint ones: of few users
+    or items one part is mostly chance. `passes` bounds those of a trial, else maxIter does; `k` is the length of lists
+    where the estimator ranks. Losers are given up.
     Where CrossValidator trains each setting anew, in Spark jobs of its own, this shares blocks and passes.
 
     `fit` raises UsageError for a key or a value that is not allowed, DataError for a validation part without ratings.
@@ -85,12 +86,13 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
         passes: int | None = None,
         k: int = 10,
         folds: int = 1,
+        timeCol: str | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(folds, int) or folds < 1:
             raise UsageError(f"folds = {folds!r}: an integer of at least 1")
         self._estimator, self._space, self._split = estimator, space, split
-        self._budget, self._passes, self._k, self._folds = budget, passes, k, folds
+        self._budget, self._passes, self._k, self._folds, self._time = budget, passes, k, folds, timeCol
 
     def _fit(self, dataset: DataFrame) -> NIMCSearchModel:
         nimc = self._estimator
@@ -107,7 +109,7 @@ class NIMCSearch(Estimator[NIMCSearchModel]):
         now = known | {key: nimc.optional(key) for key in space if key not in known}
         start = {key: now[key] for key, values in space.items() if isinstance(values, Multiples)}
         coordinates = {key: partial(_values, now, key, values) for key, values in space.items()}
-        columns = nimc.getOrDefault("userCol"), nimc.getOrDefault("itemCol")
+        columns = nimc.getOrDefault("userCol"), nimc.getOrDefault("itemCol"), self._time
         with held_folds([split(dataset, spec, *columns) for spec in self._split.folds(self._folds)]) as folds:
             brief = partial(_estimator, nimc, known, self._passes)
             found = search(brief, coordinates, folds, self._budget, self._k, _told, start)

@@ -26,7 +26,7 @@ from nimc_spark.engine.blocks import IndexedSide, SideData
 from nimc_spark.engine.feature_checks import check_columns, non_finite
 from nimc_spark.engine.features import FittedFeatures, fit_features
 from nimc_spark.engine.history import HistoryData
-from nimc_spark.engine.index import align_id, id_type, quoted
+from nimc_spark.engine.index import align_id, check_names, id_type, quoted
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.objective import Layout
@@ -186,6 +186,7 @@ def with_id_type(source: SideInput, target: DataType, rated: DataFrame | None = 
     if source.table is None:
         raise UsageError(f"there is no table of {source.side.value}")
     table, column = source.table, quoted(source.column)
+    check_names(table, f"the table of {source.side.value}")
     check_columns(table, source.column, source.declarations)
     broken = non_finite(table, source.declarations)
     aligned = align_id(column, id_type(table, source.column), target)

@@ -96,9 +96,13 @@ class Found:
 
 @contextmanager
 def held_folds(folds: Sequence[Fold]) -> Iterator[list[Fold]]:
-    """The folds, computed once and kept by Spark until the end."""
+    """The folds, computed once and kept by Spark until the end. Raises DataError for one with an empty part."""
     with ExitStack() as kept:
-        yield [(kept.enter_context(held(training)), kept.enter_context(held(judges))) for training, judges in folds]
+        own = [(kept.enter_context(held(training)), kept.enter_context(held(judges))) for training, judges in folds]
+        for name, number in (("training", 0), ("validation", 1)):
+            if any(fold[number].isEmpty() for fold in own):
+                raise DataError(f"a {name} part has no ratings: choose another split, fraction or seed")
+        yield own
 
 
 def search(

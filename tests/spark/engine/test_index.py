@@ -8,7 +8,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from nimc_spark.engine.index import align_id, index_ids
+from nimc_spark.engine.index import align_id, id_type, index_ids
+from nimc_spark.errors import DataError
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])
@@ -52,3 +53,17 @@ def test_align_id(spark: SparkSession, source: str, target: str, values: list, a
     kind = spark.createDataFrame([], f"id {target}").schema["id"].dataType
     rows = df.select(align_id(F.col("id"), df.schema["id"].dataType, kind).alias("id")).collect()
     assert [row.id for row in rows] == aligned
+
+
+@pytest.mark.parametrize(("source", "target"), [("date", "int"), ("bigint", "timestamp"), ("binary", "date")])
+def test_types_of_which_nothing_converts_are_refused(spark: SparkSession, source: str, target: str) -> None:
+    df = spark.createDataFrame([], f"one {source}, other {target}")
+    with pytest.raises(DataError, match=f"ids are {source} in one table and {target} in another"):
+        align_id(F.col("one"), id_type(df, "one"), id_type(df, "other"))
+
+
+@pytest.mark.parametrize("kind", ["array<int>", "map<string,int>", "struct<a:int>", "variant"])
+def test_what_is_no_id_is_refused(spark: SparkSession, kind: str) -> None:
+    df = spark.createDataFrame([], f"id {kind}")
+    with pytest.raises(DataError, match="ids are numbers, strings, dates or binary"):
+        id_type(df, "id")
