@@ -296,6 +296,7 @@ class Score(_Section):
     model: WhichModel | None = Field(
         None, description="production, candidate or a version; unset: production if there is one, else candidate"
     )
+    reasons: int = Field(0, ge=0, le=1000, description="how many reasons a row has, an integer from 0 to 1000")
 
 
 class Evaluate(_Section):
@@ -416,6 +417,7 @@ class Predict(_Section):
         None, description="ratings that the lake does not have, for histories; they take the place of the lake's"
     )
     k: int = Field(10, ge=1, le=1_000_000, description="an integer from 1 to 1000000")
+    reasons: int = Field(0, ge=0, le=1000, description="how many reasons a row has, an integer from 0 to 1000")
 
 
 class Config(_Section):

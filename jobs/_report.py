@@ -110,12 +110,15 @@ def _gates(line: Line) -> Iterator[Part]:
 
 def _samples(line: Line) -> Iterator[Part]:
     rows: list[list[Cell]] = [
-        [str(sample["user_id"]), place, item["title"], item["score"]]
+        [str(sample["user_id"]), place, item["title"], item["score"], ", ".join(item.get("reasons", ()))]
         for sample in line.get("samples", ())
         for place, item in enumerate(sample["items"], start=1)
     ]
+    columns = ["user", "rank", "item", "score", "because of"]
+    if rows and not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     if rows:
-        yield Table("samples", ["user", "rank", "item", "score"], rows)
+        yield Table("samples", columns, rows)
 
 
 def _counts(line: Line) -> Iterator[Part]:

@@ -17,7 +17,7 @@ _USERS, _ITEMS = 3, 5
 def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[dict[str, Any]]:
     """The first users' best items; the title is the item id where there is no title column.
 
-    `lists` has user_id, rank, item_id and score.
+    `lists` has user_id, rank, item_id, score and reasons, of which the features' names are given where there are any.
     """
     some = lists.select(USER).distinct().orderBy(USER).limit(_USERS)
     rows = lists.where(F.col("rank") <= _ITEMS).join(F.broadcast(some), USER)
@@ -29,5 +29,7 @@ def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[d
     found: dict[Any, list[dict[str, Any]]] = {}
     for row in rows.orderBy(USER, "rank").collect():
         entry = {"item_id": row[ITEM], "title": row["__nimc_title"] or str(row[ITEM]), "score": row["score"]}
+        if row["reasons"]:
+            entry["reasons"] = [reason["feature"] for reason in row["reasons"]]
         found.setdefault(row[USER], []).append(entry)
     return [{USER: user, "items": entries} for user, entries in found.items()]

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from jobs._config import Source
 from jobs._filters import Filters, read_filters
 from jobs._job import Context, Result, run_job
+from jobs._reasons import explained
 from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
 from nimc_spark.engine.context import held
@@ -69,7 +70,11 @@ def body(context: Context) -> Result:
             for side in SideName
             if (frame := request.used(side.value)) is not None
         }
-    with context.stage("predict"), _scored(context, model, request) as (scored, filters):
+    with (
+        context.stage("predict"),
+        _scored(context, model, request) as (found, filters),
+        explained(model, found, config.predict.reasons) as scored,
+    ):
         rows = scored.withColumns(
             {
                 "model_version": F.lit(entry.version),

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from jobs._filters import read_filters
 from jobs._gates import Check, list_checks, require, unknown_checks
 from jobs._job import Context, Result, run_job
+from jobs._reasons import explained
 from jobs._samples import samples
 from jobs._tables import Tables, read_tables, shared_model
 from nimc_spark.engine.context import held
@@ -44,7 +45,8 @@ def body(context: Context) -> Result:
             items = model.factors(SideName.ITEMS) if filters.items is None else filters.items
             require(context, "nothing was published", _checks(context, model, tables, lists, counts, items.count()))
         with context.stage("write"):
-            rows = _rows(context, lists, entry.version)
+            named = lists.withColumnsRenamed({"user": USER, "item": ITEM})
+            rows = _rows(context, kept.enter_context(explained(model, named, config.score.reasons)), entry.version)
             # Readers look a user up: files hold ranges of users.
             ranges = rows.repartitionByRange(USER).sortWithinPartitions(USER, "rank")
             written = context.lake.write("recommendations", ranges, replace_where={"run_date": context.run_date})
@@ -105,13 +107,14 @@ def _everyone(tables: Tables) -> DataFrame:
 
 
 def _rows(context: Context, lists: DataFrame, version: int) -> DataFrame:
-    columns = [
+    columns: list[Column | str] = [
         F.lit(context.run_date).alias("run_date"),
-        F.col("user").alias(USER),
-        F.col("rank"),
-        F.col("item").alias(ITEM),
-        F.col("score"),
-        F.col("score_source"),
+        USER,
+        "rank",
+        ITEM,
+        "score",
+        "score_source",
+        "reasons",
         F.lit(version).alias("model_version"),
         F.lit(context.run_id).alias("run_id"),
     ]

@@ -89,6 +89,8 @@ def sample_lines(samples: list[Mapping[str, Any]]) -> Iterator[str]:
     for sample in samples[:3]:
         items = ", ".join(f"{item['title']} ({item['score']:.2f})" for item in sample["items"][:3])
         yield f"  user {sample['user_id']}: {items}"
+        if reasons := sample["items"][0].get("reasons"):
+            yield f"    the first because of {', '.join(reasons)}"
 
 
 def summary(night: Mapping[str, Any], predict: Mapping[str, Any]) -> Iterator[str]:

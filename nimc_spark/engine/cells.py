@@ -123,17 +123,21 @@ def _block(router: Router, side: SideName, block: tuple[bool, str], column: str,
     return F.when(F.col("known"), when_known).otherwise(when_new)
 
 
+def routed_speaker(router: Router, user_known: Column, item_known: Column) -> Column:
+    """The member that speaks for a pair."""
+    of_known, of_new = (
+        F.when(item_known, F.lit(router.speaker(flag, True))).otherwise(F.lit(router.speaker(flag, False)))
+        for flag in FLAGS
+    )
+    return F.when(user_known, of_known).otherwise(of_new)
+
+
 def routed_source(router: Router) -> Callable[[Column, Column], Column]:
     """From the sources of a user and an item: "model:<member>" if the one that speaks has a row of both, else
     "baseline"; a null source is that of an id without any row."""
 
     def combined(user: Column, item: Column) -> Column:
-        user_known, item_known = (F.coalesce(side["known"], F.lit(False)) for side in (user, item))
-        of_known, of_new = (
-            F.when(item_known, F.lit(router.speaker(flag, True))).otherwise(F.lit(router.speaker(flag, False)))
-            for flag in FLAGS
-        )
-        speaker = F.when(user_known, of_known).otherwise(of_new)
+        speaker = routed_speaker(router, *(F.coalesce(side["known"], F.lit(False)) for side in (user, item)))
         both = F.array_contains(user["members"], speaker) & F.array_contains(item["members"], speaker)
         return F.when(both, F.concat(F.lit(f"{MODEL}:"), speaker)).otherwise(F.lit(BASELINE))
 

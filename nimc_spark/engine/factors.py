@@ -99,10 +99,8 @@ def _with_number(rows: DataFrame, name: str, numbers: DataFrame | None) -> DataF
     return rows.join(numbers, "id", "left").fillna({name: 0.0})
 
 
-def factor_rows(
-    side: SideModel, ids: DataFrame, features: DataFrame | None, histories: DataFrame | None = None
-) -> DataFrame:
-    """DataFrame(id, factors array<double>, source string) of every id that has features, was trained, or has a history.
+def side_rows(ids: DataFrame, features: DataFrame | None, histories: DataFrame | None = None) -> DataFrame:
+    """All that is known of every id that has features, was trained, or has a history, a row each for `batch_part`.
 
     `ids` is the DataFrame of side.ids, `features` DataFrame(id, features vector) or None where the side declares none,
     `histories` DataFrame(id, history) of `history_lists`, likewise.
@@ -112,8 +110,11 @@ def factor_rows(
         rows = rows.withColumn("features", F.lit(None).cast("array<double>"))
     else:
         rows = features.select("id", "features").join(rows, "id", "outer")
-    if histories is not None:
-        rows = rows.join(histories, "id", "outer")
+    return rows if histories is None else rows.join(histories, "id", "outer")
+
+
+def factor_rows(side: SideModel, rows: DataFrame) -> DataFrame:
+    """DataFrame(id, factors array<double>, source string) of every one of the `side_rows`."""
     schema = T.StructType(
         [
             rows.schema["id"],
@@ -123,7 +124,7 @@ def factor_rows(
     )
     fixed = replace(side, ids=side.ids.schema.empty_table())
     size = side.declared.nbytes + (0 if side.history is None else side.history.rows.nbytes)
-    return rows.mapInArrow(partial(_task, fixed=retained(ids.sparkSession, fixed, size)), schema)
+    return rows.mapInArrow(partial(_task, fixed=retained(rows.sparkSession, fixed, size)), schema)
 
 
 def _task(batches: Iterable[pa.RecordBatch], *, fixed: Shared) -> Iterator[pa.RecordBatch]:
@@ -133,7 +134,18 @@ def _task(batches: Iterable[pa.RecordBatch], *, fixed: Shared) -> Iterator[pa.Re
 
 
 def _factor_batch(batch: pa.RecordBatch, side: SideModel) -> pa.RecordBatch:
-    n, model, declared = batch.num_rows, side.model, len(side.declared)
+    part, weights = batch_part(batch, side)
+    factors = forward(side.model, side.side, part, weights).scores
+    ends = np.arange(part.rows + 1, dtype=np.int32) * factors.shape[1]
+    lists = pa.ListArray.from_arrays(pa.array(ends), pa.array(factors.ravel()))
+    source = pa.array([MODEL] * part.rows)
+    return pa.RecordBatch.from_arrays([batch.column("id"), lists, source], ["id", "factors", "source"])
+
+
+def batch_part(batch: pa.RecordBatch, side: SideModel) -> tuple[Part, npt.NDArray[np.float64]]:
+    """The features of `side_rows` as a part, and the parameters W of its columns: those that do not travel, and below
+    them, in the order of the rows, those of the ids' own columns."""
+    model, declared = side.model, len(side.declared)
     offset = batch.column("offset").fill_null(0.0).to_numpy(zero_copy_only=False) + side.constant
     groups: list[Group] = []
     if pa.types.is_struct(batch.schema.field("features").type):
@@ -153,11 +165,7 @@ def _factor_batch(batch: pa.RecordBatch, side: SideModel) -> pa.RecordBatch:
         weights = np.vstack([weights, own])
         pointer = np.concatenate([[0], np.cumsum(has_row)])
         groups.append(SparseGroup(columns, pointer, np.arange(len(own)), np.ones(len(own))))
-    part = Part(offset, tuple(groups))
-    factors = forward(model, side.side, part, weights).scores
-    ends = np.arange(n + 1, dtype=np.int32) * factors.shape[1]
-    lists = pa.ListArray.from_arrays(pa.array(ends), pa.array(factors.ravel()))
-    return pa.RecordBatch.from_arrays([batch.column("id"), lists, pa.array([MODEL] * n)], ["id", "factors", "source"])
+    return Part(offset, tuple(groups)), weights
 
 
 def _vector_group(column: pa.Array, declared: int) -> SparseGroup:

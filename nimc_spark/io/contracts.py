@@ -17,6 +17,8 @@ NUMERIC_TYPES = ("tinyint", "smallint", "int", "bigint", "float", "double", "dec
 DAY_TYPES = ("date", "timestamp", "timestamp_ntz")
 TIME_TYPES = (*NUMERIC_TYPES, *DAY_TYPES)
 
+REASONS = "array<struct<side:string,feature:string,contribution:double>>"
+
 USER, ITEM, RATING, WEIGHT, TIMESTAMP = "user_id", "item_id", "rating", "weight", "ts"
 
 
@@ -165,6 +167,11 @@ _TABLES = (
             _ITEM,
             Column("score", "double", "what the model expects the rating to be"),
             Column("score_source", "string", "model or baseline, and model:MEMBER of one with members"),
+            Column(
+                "reasons",
+                REASONS,
+                "features that add most to the score, with what they add, where score.reasons asks for them",
+            ),
             Column("model_version", "int", "version in the registry"),
             _RUN_ID,
         ),
@@ -180,6 +187,11 @@ _TABLES = (
             _ITEM,
             Column("score", "double", "what the model expects the rating to be"),
             Column("score_source", "string", "model or baseline, and model:MEMBER of one with members"),
+            Column(
+                "reasons",
+                REASONS,
+                "features that add most to the score, with what they add, where predict.reasons asks for them",
+            ),
             Column("model_version", "int", "version in the registry"),
             _RUN_ID,
         ),

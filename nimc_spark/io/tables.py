@@ -191,6 +191,8 @@ class _Delta:
         writer = self._writer(df, contract).mode("overwrite").option("userMetadata", mark)
         if where is not None:
             writer = writer.option("replaceWhere", " AND ".join(_sql_equals(c, v) for c, v in where.items()))
+            # A table that an earlier version of the package wrote may lack a column of the contract.
+            writer = writer.option("mergeSchema", "true")
         else:
             writer = writer.option("overwriteSchema", "true")
         writer.save(path)
@@ -261,7 +263,7 @@ class _Parquet:
         new = 0 if last is None else last + 1
         staged = Path(path, f".staging-{uuid.uuid4()}")
         try:
-            (df if kept is None else kept.unionByName(df)).write.parquet(str(staged))
+            (df if kept is None else kept.unionByName(df, allowMissingColumns=True)).write.parquet(str(staged))
             staged.rename(Path(path, str(new)))
         except FileExistsError:
             raise _lost_race(path) from None

@@ -111,15 +111,21 @@ def forward(model: Model, side: SideName, part: Part, weights: Array) -> Forward
     """P̂ (users) or Q̂ (items) of a part, with inputs and slopes, in the dtype of `weights`."""
     k = model.rank
     z = inputs(part, weights)
-    phi = activation(model.activation(side))
-    scores = np.ones((part.rows, k + 2), weights.dtype)
-    scores[:, :k] = model.scale * phi.value(z[:, :k])
-    scores[:, side.linear_column(k)] = part.offset
     slopes = np.ones_like(z)
+    phi = activation(model.activation(side))
     slopes[:, :k] = model.scale * phi.slope(np.ascontiguousarray(z[:, :k]))
+    return Forward(scores(model, side, z, part.offset), z, slopes)
+
+
+def scores(model: Model, side: SideName, z: Array, offset: Vector) -> Array:
+    """P̂ or Q̂ (n, k+2) of the inputs z = XW (n, c) and the offsets (n,), in the dtype of z."""
+    k = model.rank
+    rows = np.ones((len(z), k + 2), z.dtype)
+    rows[:, :k] = model.scale * activation(model.activation(side)).value(z[:, :k])
+    rows[:, side.linear_column(k)] = offset
     if model.linear:
-        scores[:, side.linear_column(k)] += z[:, k]
-    return Forward(scores, z, slopes)
+        rows[:, side.linear_column(k)] += z[:, k]
+    return rows
 
 
 def inputs(part: Part, weights: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,17 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import DataType
 
-from nimc_spark.engine.cells import MAIN, Router, routed_default, routed_rows, routed_source, routed_top_k
+from nimc_spark.engine.cells import (
+    MAIN,
+    Router,
+    routed_default,
+    routed_rows,
+    routed_source,
+    routed_speaker,
+    routed_top_k,
+)
 from nimc_spark.engine.context import held
-from nimc_spark.engine.factors import SideModel, factor_rows
+from nimc_spark.engine.factors import SideModel, factor_rows, side_rows
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.history import history_lists
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
@@ -28,6 +37,7 @@ from nimc_spark.kernels.model import SideName
 from nimc_spark.ml.params import NIMCParams, with_accessors
 from nimc_spark.ml.persistence import ModelReader, ModelWriter
 from nimc_spark.ml.ratings import context_ratings
+from nimc_spark.ml.reasons import pair_reasons
 from nimc_spark.ml.sides import SideInput, side_table, with_id_type
 from nimc_spark.ml.summary import TrainingSummary
 from nimc_spark.ml.tables import HoldsContext
@@ -154,28 +164,31 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         members = self._numbers
         by_context = self._router is not None or any(m.sides[side].history is not None for m in members.values())
         context = self._known_ratings() if by_context else None
-        rows = {name: self._member_rows(trained, side, context, features_of, only) for name, trained in members.items()}
+        rows = {
+            name: factor_rows(trained.sides[side], self._side_rows(trained, side, context, features_of, only))
+            for name, trained in members.items()
+        }
         if self._router is None or context is None:
             return rows[MAIN]
         known = _restricted(context.select(F.col(_COLUMN[side]).alias("id")).distinct(), only)
         defaults = {name: trained.sides[side].default for name, trained in members.items()}
         return routed_rows(self._router, side, rows, defaults, known)
 
-    def _member_rows(
+    def _side_rows(
         self,
         trained: Trained,
         side: SideName,
         context: DataFrame | None,
-        features_of: DataFrame | None,
-        only: DataFrame | None,
+        features_of: DataFrame | None = None,
+        only: DataFrame | None = None,
     ) -> DataFrame:
-        """`factor_rows` of one member."""
+        """`side_rows` of one member."""
         own, fitted = trained.sides[side], trained.features[side]
         ids = SparkSession.active().createDataFrame(own.ids)
         encoded = self._encoded(fitted, side, features_of) if fitted.declarations else None
         histories = None if context is None or own.history is None else _histories(trained, side, context)
         frames = (None if rows is None else _restricted(rows, only) for rows in (encoded, histories))
-        return factor_rows(own, ids if only is None else ids.join(only, "id", "semi"), *frames)
+        return side_rows(ids if only is None else ids.join(only, "id", "semi"), *frames)
 
     def _encoded(self, fitted: FittedFeatures, side: SideName, features_of: DataFrame | None) -> DataFrame:
         held = self._users if side is SideName.USERS else self._items
@@ -265,6 +278,48 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
             SideName.ITEMS, self._subset(SideName.ITEMS, dataset), self.factors(SideName.USERS), numUsers
         )
         return self._lists(chosen, SideName.ITEMS)
+
+    def reasons(self, pairs: DataFrame, n: int = 3) -> DataFrame:
+        """DataFrame(userCol, itemCol, reasons array<struct<side, feature, contribution>>) of each distinct pair: the n
+        features of either side that add most to its score, s(x, y) − s(x without it, y), as far as they add.
+
+        side is users or items, feature a column such as `genre=Drama`, `id`, or `history=<id>` for a rating in the
+        context. Ids of which nothing is known have none. Raises DataError for pairs without the two columns.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise UsageError(f"n is {n!r}: the number of reasons must be an integer of at least 1")
+        names = {side: self.side_column(side) for side in SideName}
+        missing = [name for name in names.values() if name not in pairs.columns]
+        if missing:
+            raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(pairs.columns)}")
+        ids = (
+            align_id(quoted(names[side]), id_type(pairs, names[side]), self.idType(side)).alias(_COLUMN[side])
+            for side in SideName
+        )
+        asked = pairs.select(*ids).dropna().distinct()
+        context = self._known_ratings() if self.usesContext else None
+        found = []
+        for member, own in self._by_speaker(asked, context):
+            trained = self._numbers[member]
+            rows = {
+                side: self._side_rows(trained, side, context, only=own.select(F.col(column).alias("id")).distinct())
+                for side, column in _COLUMN.items()
+            }
+            found.append(pair_reasons(trained, rows, own, n))
+        return reduce(DataFrame.unionByName, found).withColumnsRenamed({_COLUMN[side]: names[side] for side in names})
+
+    def _by_speaker(self, pairs: DataFrame, context: DataFrame | None) -> Iterator[tuple[str, DataFrame]]:
+        """The pairs of each member's cells."""
+        if self._router is None or context is None:
+            yield MAIN, pairs
+            return
+        for column in _COLUMN.values():
+            known = context.select(column).distinct().withColumn(f"{column}_known", F.lit(True))
+            pairs = pairs.join(known, column, "left")
+        flags = (F.coalesce(F.col(f"{column}_known"), F.lit(False)) for column in _COLUMN.values())
+        pairs = pairs.withColumn("speaker", routed_speaker(self._router, *flags))
+        for name in self._router.members:
+            yield name, pairs.where(F.col("speaker") == name).select(*_COLUMN.values())
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         columns = [self.side_column(side) for side in SideName]

@@ -42,7 +42,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def commands() -> list[str]:
     """The indented lines of the page that start with a command, those that go on in the next line joined."""
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^ {4,}((?:\./|\.venv|env/|python).*)$", page.replace("\\\n", " "), re.MULTILINE)
+    lines = re.findall(r"^ {4,}((?:\./|\.venv|env/|python|tar ).*)$", page.replace("\\\n", " "), re.MULTILINE)
     return [line.partition("  #")[0] for line in lines if not any(word in line for word in ELSEWHERE)]
 
 

@@ -27,7 +27,8 @@ def place(night: Night, tmp_path: Path) -> Workplace:
 
 def test_new_users_from_raw_attributes(place: Workplace, spark: SparkSession) -> None:
     new = "uid,age,gender\nnew1,25,F\nnew2,,other\n,30,M\nnew3,abc,F\nnew4,20,M\nnew4,21,M\nnew5,NaN,F\nu01,70,F\n"
-    line = place.run(main, predict={"users": place.csv("new.csv", new, USER_SCHEMA), "k": 4}).done()
+    asked = {"users": place.csv("new.csv", new, USER_SCHEMA), "k": 4, "reasons": 2}
+    line = place.run(main, predict=asked).done()
     assert line["counts"] == {"users_in": 8, "users_used": 3, "users_quarantined": 5, "predictions": 12}
     reasons = {"null user_id": 1, "unparseable row": 1, "duplicate user_id, rows differ": 2, "non-finite age": 1}
     assert line["quarantine_reasons"] == {"users": reasons}
@@ -49,6 +50,13 @@ def test_new_users_from_raw_attributes(place: Workplace, spark: SparkSession) ->
     best = {user: [row["score"] for row in rows if row["user_id"] == user] for user in ("new1", "new2")}
     assert best["new1"] != best["new2"]
     assert [sample["user_id"] for sample in line["samples"]] == ["new1", "new2", "u01"]
+    given = {
+        feature for row in rows if row["user_id"] == "new1" for side, feature, _ in row["reasons"] if side == "users"
+    }
+    assert given <= {"age", "gender=F"}
+    assert max(len(row["reasons"]) for row in rows) == 2
+    assert all(reason["contribution"] > 0 for row in rows for reason in row["reasons"])
+    assert any("reasons" in entry for sample in line["samples"] for entry in sample["items"])
 
 
 @pytest.mark.soak
