@@ -40,6 +40,8 @@ _PLACE, _COLUMN = 4, 8
 # Python with numpy, Arrow and the kernels loaded, before any data.
 _WORKER = 200 << 20
 _SAMPLE_ROWS = 1000
+# Rows of ratings in a task of a shuffle, 50 to 100 MB, and the fewest tasks, as in the settings of jobs.
+_PARTITION_ROWS, _LEAST_PARTITIONS = 2_000_000, 32
 # Of the problem by which the rate of this machine is measured.
 _RATED_USERS, _RATED_ITEMS, _RATINGS = 2000, 500, 200_000
 
@@ -81,6 +83,7 @@ class TrainingPlan:
             "spark.driver.maxResultSize": f"{max(1024, returned)}m",
             "spark.driver.memory": f"{1024 + 2 * returned}m",
             "spark.executor.memoryOverhead": f"{_megabytes(tasks_an_executor * self.task_memory)}m",
+            "spark.sql.shuffle.partitions": str(max(_LEAST_PARTITIONS, ceil(self.ratings / _PARTITION_ROWS))),
         }
 
 

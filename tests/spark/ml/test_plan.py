@@ -54,6 +54,7 @@ def test_a_plan_foretells_what_training_has(toy: Toy, users: Any, items: Any, se
         "spark.driver.maxResultSize",
         "spark.driver.memory",
         "spark.executor.memoryOverhead",
+        "spark.sql.shuffle.partitions",
     }
 
 
