@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import platform
-import socket
 import sys
-import tempfile
-from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
 
-from nimc_spark import __version__
+from jobs._facts import PACKAGES, Facts, facts_of
 from nimc_spark.engine.context import task_slots
-from nimc_spark.engine.parallel import map_tasks
 from nimc_spark.errors import SetupError
 
-# Those whose results or formats a task shares with the driver.
-PACKAGES = ("pyspark", "numpy", "scipy", "numba", "pyarrow", "pydantic", "threadpoolctl")
 _MOST_TASKS = 64
 _HELP = (
     "give the executors the driver's environment: install requirements.lock on every machine, or ship its packages as "
     "docs/operations.md shows"
 )
-Facts = Mapping[str, str]
 
 
 def check_executors(spark: SparkSession) -> None:
@@ -33,26 +24,12 @@ def check_executors(spark: SparkSession) -> None:
     Raises SetupError that names the hosts, what they lack, and what to do.
     """
     slots = min(task_slots(spark), _MOST_TASKS)
-    faults = sorted({fault for facts in map_tasks(spark, facts_of, range(slots)) for fault in _faults(facts)})
+    # Tasks of rows and columns would need Arrow to say that there is no Arrow.
+    found = spark.sparkContext.parallelize(range(slots), slots).map(facts_of).collect()
+    faults = sorted({fault for facts in found for fault in _faults(facts)})
     if faults:
         raise SetupError(f"{'; '.join(faults)}: {_HELP}")
     logging.getLogger("nimc").info("preflight: %d tasks have the driver's Python and packages", slots)
-
-
-def facts_of(task: int) -> Facts:
-    """What the process that runs this has: Python, packages, and whether the compiler's cache can be written."""
-    found = {"host": socket.gethostname(), "python": platform.python_version(), "nimc_spark": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.import_module(name).__version__
-        except ImportError:
-            found[name] = "missing"
-    try:
-        with tempfile.TemporaryFile():
-            found["scratch"] = "writable"
-    except OSError as error:
-        found["scratch"] = str(error.strerror)
-    return found
 
 
 def _faults(facts: Facts) -> list[str]:

@@ -9,6 +9,7 @@ from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
 from jobs import _preflight, runs, score
+from jobs._facts import facts_of
 from nimc_spark.errors import SetupError
 from nimc_spark.io.failures import translated
 from nimc_spark.io.tables import Lake
@@ -41,7 +42,7 @@ def test_executors_with_what_the_driver_has_pass(spark: SparkSession) -> None:
 
 
 def test_executors_that_differ_are_named() -> None:
-    own = _preflight.facts_of(0)
+    own = facts_of(0)
     wrong = {**own, "host": "node7", "numpy": "1.0", "numba": "missing", "python": "3.8.1", "scratch": "No space left"}
     faults = _preflight._faults(wrong)
     assert faults == [
