@@ -99,7 +99,7 @@ def _with_number(rows: DataFrame, name: str, numbers: DataFrame | None) -> DataF
     return rows.join(numbers, "id", "left").fillna({name: 0.0})
 
 
-def side_rows(ids: DataFrame, features: DataFrame | None, histories: DataFrame | None = None) -> DataFrame:
+def known_rows(ids: DataFrame, features: DataFrame | None, histories: DataFrame | None = None) -> DataFrame:
     """All that is known of every id that has features, was trained, or has a history, a row each for `batch_part`.
 
     `ids` is the DataFrame of side.ids, `features` DataFrame(id, features vector) or None where the side declares none,
@@ -114,7 +114,7 @@ def side_rows(ids: DataFrame, features: DataFrame | None, histories: DataFrame |
 
 
 def factor_rows(side: SideModel, rows: DataFrame) -> DataFrame:
-    """DataFrame(id, factors array<double>, source string) of every one of the `side_rows`."""
+    """DataFrame(id, factors array<double>, source string) of every one of the `known_rows`."""
     schema = T.StructType(
         [
             rows.schema["id"],
@@ -143,7 +143,7 @@ def _factor_batch(batch: pa.RecordBatch, side: SideModel) -> pa.RecordBatch:
 
 
 def batch_part(batch: pa.RecordBatch, side: SideModel) -> tuple[Part, npt.NDArray[np.float64]]:
-    """The features of `side_rows` as a part, and the parameters W of its columns: those that do not travel, and below
+    """The features of `known_rows` as a part, and the parameters W of its columns: those that do not travel, and below
     them, in the order of the rows, those of the ids' own columns."""
     model, declared = side.model, len(side.declared)
     offset = batch.column("offset").fill_null(0.0).to_numpy(zero_copy_only=False) + side.constant

@@ -7,8 +7,8 @@ activation they say what would be missed. A feature is a column by its name for 
 own column (`id`), one member of its histories (`history=<id>`), or the singular vectors of the ratings together
 (`rating_svd`). Constants are no reasons.
 
-A batch has rows of `side_rows` with `others`, of each the factor rows that it is paired with; sums run in column order,
-so that the bits do not depend on how a DataFrame was cut.
+A batch has rows of `known_rows` with `others`, of each the factor rows that it is paired with; sums run in column
+order, so that the bits do not depend on how a DataFrame was cut.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ColumnNames:
 def side_reasons(side: SideModel, rows: DataFrame, pairs: DataFrame, names: ColumnNames, n: int) -> DataFrame:
     """DataFrame(id, other, reasons): of each pair the n features of this side that add most to its score, if they add.
 
-    rows: `side_rows`. pairs: DataFrame(id, other, factors), each pair once, with the factor rows of the other side. An
+    rows: `known_rows`. pairs: DataFrame(id, other, factors), each pair once, with the factor rows of the other side. An
     id without a row has no reasons, and its pairs do not come back.
     """
     order = Window.partitionBy("id").orderBy("other")

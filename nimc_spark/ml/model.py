@@ -26,7 +26,7 @@ from nimc_spark.engine.cells import (
     routed_top_k,
 )
 from nimc_spark.engine.context import held
-from nimc_spark.engine.factors import SideModel, factor_rows, side_rows
+from nimc_spark.engine.factors import SideModel, factor_rows, known_rows
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.history import history_lists
 from nimc_spark.engine.index import align_id, check_names, id_type, quoted
@@ -182,13 +182,13 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         features_of: DataFrame | None = None,
         only: DataFrame | None = None,
     ) -> DataFrame:
-        """`side_rows` of one member."""
+        """`known_rows` of one member."""
         own, fitted = trained.sides[side], trained.features[side]
         ids = SparkSession.active().createDataFrame(own.ids)
         encoded = self._encoded(fitted, side, features_of) if fitted.declarations else None
         histories = None if context is None or own.history is None else _histories(trained, side, context)
         frames = (None if rows is None else _restricted(rows, only) for rows in (encoded, histories))
-        return side_rows(ids if only is None else ids.join(only, "id", "semi"), *frames)
+        return known_rows(ids if only is None else ids.join(only, "id", "semi"), *frames)
 
     def _encoded(self, fitted: FittedFeatures, side: SideName, features_of: DataFrame | None) -> DataFrame:
         held = self._users if side is SideName.USERS else self._items

@@ -19,7 +19,7 @@ _COLUMN = {SideName.USERS: "user", SideName.ITEMS: "item"}
 def pair_reasons(trained: Trained, rows: Mapping[SideName, DataFrame], pairs: DataFrame, n: int) -> DataFrame:
     """DataFrame(user, item, reasons) of each of the distinct `pairs`(user, item), the n that add most.
 
-    `rows` are the `side_rows` of their users and items; a side without a row has no reasons, and counts as average for
+    `rows` are the `known_rows` of their users and items; a side without a row has no reasons, and counts as average for
     those of the other.
     """
     result = pairs

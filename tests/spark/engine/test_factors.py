@@ -8,7 +8,7 @@ import pytest
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 
-from nimc_spark.engine.factors import SideModel, factor_rows, side_rows
+from nimc_spark.engine.factors import SideModel, factor_rows, known_rows
 from nimc_spark.kernels.model import Model, SideName
 
 K, WIDTH, TRAINED = 3, 4, 6
@@ -50,7 +50,7 @@ def test_factor_rows_are_the_forward_pass(
 ) -> None:
     side = side_model(uses_id)
     ids = spark.createDataFrame(side.ids)
-    rows = found(factor_rows(side, side_rows(ids, features)))
+    rows = found(factor_rows(side, known_rows(ids, features)))
     assert sorted(rows) == list(range(10))
     own = side.ids["weights"].to_pylist()
     for number, (factors, source) in rows.items():
@@ -61,14 +61,14 @@ def test_factor_rows_are_the_forward_pass(
         offset = 3.0 + (number / 8 if number < TRAINED else 0.0)
         np.testing.assert_allclose(factors, [*np.tanh(z[:K]), offset + z[K], 1.0], rtol=1e-13, atol=1e-15)
         assert source == "model"
-    spread = found(factor_rows(side, side_rows(ids.repartition(5), features.repartition(7))))
+    spread = found(factor_rows(side, known_rows(ids.repartition(5), features.repartition(7))))
     assert spread == rows
 
 
 def test_ids_alone(spark: SparkSession) -> None:
     side = side_model(uses_id=True)
     side = SideModel(side.side, side.model, np.zeros((0, K + 1)), side.ids, side.constant, side.default)
-    rows = found(factor_rows(side, side_rows(spark.createDataFrame(side.ids), None)))
+    rows = found(factor_rows(side, known_rows(spark.createDataFrame(side.ids), None)))
     own = np.array(side.ids["weights"].to_pylist())
     for number, (factors, _) in rows.items():
         wanted = [*np.tanh(own[number, :K]), 3.0 + number / 8 + own[number, K], 1.0]
@@ -86,7 +86,7 @@ def test_vectors_of_trained_ids_come_after_the_features_and_are_zero_for_others(
     declared = np.random.default_rng(5).normal(size=(first + 2, K + 1))
     side = SideModel(side.side, side.model, declared, ids, side.constant, side.default)
     frame, given = spark.createDataFrame(ids), features if with_features else None
-    rows = found(factor_rows(side, side_rows(frame, given)))
+    rows = found(factor_rows(side, known_rows(frame, given)))
     assert len(rows) == (10 if with_features else TRAINED)
     for number, (factors, _) in rows.items():
         z = vectors[number - 2] @ declared[:WIDTH] if with_features and number >= 2 else np.zeros(K + 1)
@@ -95,4 +95,4 @@ def test_vectors_of_trained_ids_come_after_the_features_and_are_zero_for_others(
             z = z + np.array(own[number] or [0, 0]) @ declared[first:] + np.array(ids["weights"].to_pylist()[number])
             offset += number / 8
         np.testing.assert_allclose(factors, [*np.tanh(z[:K]), offset + z[K], 1.0], rtol=1e-13, atol=1e-15)
-    assert found(factor_rows(side, side_rows(frame.repartition(9), given))) == rows
+    assert found(factor_rows(side, known_rows(frame.repartition(9), given))) == rows

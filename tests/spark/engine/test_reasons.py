@@ -12,7 +12,7 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 
 from nimc_spark.engine import reasons
-from nimc_spark.engine.factors import HistoryModel, SideModel, side_rows
+from nimc_spark.engine.factors import HistoryModel, SideModel, known_rows
 from nimc_spark.engine.reasons import ColumnNames, side_reasons
 from nimc_spark.kernels.model import Model, SideName
 
@@ -70,7 +70,7 @@ def found(spark: SparkSession, side: SideModel, n: int, partitions: int = 1) -> 
         [(i, Vectors.dense(x.tolist())) for i, x in enumerate(features())], ["id", "features"]
     )
     histories = spark.createDataFrame(list(HISTORY.items()), "id long, history array<struct<index int, value double>>")
-    rows = side_rows(spark.createDataFrame(side.ids), vectors, histories)
+    rows = known_rows(spark.createDataFrame(side.ids), vectors, histories)
     listed = [(i, j, partners()[j - 10].tolist()) for i, j in PAIRS]
     pairs: DataFrame = spark.createDataFrame(listed, "id long, other long, factors array<double>")
     names = ColumnNames(NAMES, pa.array([f"film {j}" for j in range(OTHERS)]))
