@@ -1,4 +1,4 @@
-"""Second-order passes at 1e6 ratings and p = 2000 parameters, 40 attributes a side and rank 25.
+"""Second-order passes at 1e6 ratings and p = 2000 parameters, 40 attributes a side, rank 24 and linear terms.
 
 JᵀJ pass / kernel       `GaussNewton` on executors over the same evaluation in this process on two threads
 Hv pass / plain pass    a product with the Gauss-Newton matrix over loss and gradient, both on executors
@@ -21,7 +21,7 @@ from nimc_spark.engine.spark_oracle import SparkOracle
 from nimc_spark.kernels.curvature import GaussNewton, Product
 from nimc_spark.kernels.statistics import LossGradient, Statistic
 
-_SETTING = Setting(1_000_000, 6040, 3883, 40, 40, 25)
+_SETTING = Setting(1_000_000, 6040, 3883, 40, 40, 24)
 _THREADS = 2
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from pyspark.ml.recommendation import ALS
@@ -42,7 +43,7 @@ def run(spark: SparkSession) -> list[Row]:
             fits = {str(n): partial(_als, ratings, n) for n in (_SHORT, _LONG)}
             times = {int(n): [r.clock for r in own] for n, own in in_turns(fits, 3, 1, warm_up=1).items()}
     iterations = [(long - short) / (_LONG - _SHORT) for long, short in zip(times[_LONG], times[_SHORT], strict=True)]
-    middle = sorted(passes)[len(passes) // 2]
+    middle = median(passes)
     return [
         row("ALS iteration / our pass, 1e7, rank 32", [i / middle for i in iterations], ".1f", "aim 15", blas(spark)),
         row("ALS iteration, s", iterations),

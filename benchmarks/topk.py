@@ -53,7 +53,7 @@ def _kernel() -> list[Row]:
 
 
 def _everybody(spark: SparkSession) -> list[Row]:
-    users, items = (_factors(spark, count, seed) for seed, count in enumerate((_USERS, _ITEMS)))
+    users, items = (factor_table(spark, count, seed, _RANK) for seed, count in enumerate((_USERS, _ITEMS)))
     with held(users) as own_users, held(items) as own_items, held(_ratings(spark)) as ratings:
         model = ALS(rank=_RANK, maxIter=1, userCol="user", itemCol="item", ratingCol="rating", seed=1).fit(ratings)
         with held(model.userFactors) as theirs, held(model.itemFactors) as their_items:
@@ -61,8 +61,8 @@ def _everybody(spark: SparkSession) -> list[Row]:
                 raise ValueError("ALS has not as many users and items as are scored")
             times = in_turns(
                 {
-                    "ours": lambda: _run(top_k(own_users, own_items, _K)),
-                    "ALS": partial(_run, model.recommendForAllUsers(_K)),
+                    "ours": lambda: drain(top_k(own_users, own_items, _K)),
+                    "ALS": partial(drain, model.recommendForAllUsers(_K)),
                 },
                 rounds=3,
                 calls=1,
@@ -76,12 +76,14 @@ def _everybody(spark: SparkSession) -> list[Row]:
     ]
 
 
-def _run(frame: DataFrame) -> None:
+def drain(frame: DataFrame) -> None:
+    """Compute all rows, and keep none."""
     frame.write.format("noop").mode("overwrite").save()
 
 
-def _factors(spark: SparkSession, count: int, seed: int) -> DataFrame:
-    values = F.transform(F.sequence(F.lit(1), F.lit(_RANK + 2)), lambda c: F.sin(F.col("id") * (seed + 1) + c * 7.7))
+def factor_table(spark: SparkSession, count: int, seed: int, rank: int) -> DataFrame:
+    """DataFrame(id, factors, source) of `count` ids."""
+    values = F.transform(F.sequence(F.lit(1), F.lit(rank + 2)), lambda c: F.sin(F.col("id") * (seed + 1) + c * 7.7))
     return (
         spark.range(count)
         .select(F.col("id").cast("int").alias("id"), values.alias("factors"))

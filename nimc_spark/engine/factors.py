@@ -61,6 +61,11 @@ class SideModel:
     history: HistoryModel | None = None
 
     @property
+    def height(self) -> int:
+        """Rows of `fixed`."""
+        return len(self.declared) + (0 if self.history is None else len(self.history.rows))
+
+    @property
     def fixed(self) -> npt.NDArray[np.float64]:
         """The parameters that do not travel with an id."""
         return self.declared if self.history is None else np.vstack([self.declared, self.history.rows])

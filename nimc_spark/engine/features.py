@@ -87,6 +87,12 @@ class FittedFeatures:
         return tuple(GroupSpec(name, names) for name, names in columns.items())
 
     @property
+    def constants(self) -> tuple[int, ...]:
+        """Places in the vector that are 1 for all."""
+        made = [self.declarations[position] for position in self._order for _ in self._names(position)]
+        return tuple(place for place, declaration in enumerate(made) if isinstance(declaration, Const))
+
+    @property
     def width(self) -> int:
         """Length of the vector."""
         return sum(group.width for group in self.groups)

@@ -25,8 +25,6 @@ from nimc_spark.kernels.model import SideName
 
 Weights = Literal["equal", "residuals"]
 
-_COLUMN = {SideName.USERS: "user", SideName.ITEMS: "item"}
-
 
 @dataclass(frozen=True)
 class HistoryData:
@@ -43,7 +41,7 @@ def history_lists(ratings: DataFrame, side: SideName, others: DataFrame, mean: f
 
     `others` is DataFrame(id, index[, bias]) of the other side; value is rating − mean − bias.
     """
-    own, other = _COLUMN[side], _COLUMN[side.other]
+    own, other = side.one, side.other.one
     bias = F.col("bias") if "bias" in others.columns else F.lit(0.0)
     entry = F.struct(F.col("index").cast("int").alias("index"), (F.col("rating") - mean - bias).alias("value"))
     known = ratings.join(others.withColumnRenamed("id", other), other)

@@ -9,7 +9,6 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     AtomicType,
-    BinaryType,
     BooleanType,
     DataType,
     DatetimeType,
@@ -50,7 +49,9 @@ def id_type(df: DataFrame, name: str) -> DataType:
     """Native type of the id column `name`. Raises DataError for arrays, maps, structs and variants: they are no ids."""
     kind = df.schema[name].dataType
     if not isinstance(kind, AtomicType) or isinstance(kind, VariantType):
-        raise DataError(f"the column {name!r} is {kind.simpleString()}: ids are numbers, strings, dates or binary")
+        raise DataError(
+            f"the column {name!r} is {kind.simpleString()}: ids are single values, such as numbers, strings or dates"
+        )
     return kind
 
 
@@ -86,7 +87,7 @@ def align_id(identifier: Column, source: DataType, target: DataType) -> Column:
 
 def _convertible(source: DataType, target: DataType) -> bool:
     """Whether some value of a type may be one of the other: text with all, others within their kind."""
-    kinds = ((NumericType, BooleanType), (DatetimeType,), (BinaryType,))
+    kinds = ((NumericType, BooleanType), (DatetimeType,))
     text = any(isinstance(kind, StringType) for kind in (source, target))
     return text or any(isinstance(source, kind) and isinstance(target, kind) for kind in kinds)
 

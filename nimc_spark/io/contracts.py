@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pyspark.sql.types import DataType, StructType
 
+from nimc_spark.engine.reasons import REASONS_TYPE
 from nimc_spark.errors import DataError
 
 ID = "an id"
@@ -16,8 +17,6 @@ ID_TYPES = ("tinyint", "smallint", "int", "bigint", "decimal", "string", "binary
 NUMERIC_TYPES = ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal")
 DAY_TYPES = ("date", "timestamp", "timestamp_ntz")
 TIME_TYPES = (*NUMERIC_TYPES, *DAY_TYPES)
-
-REASONS = "array<struct<side:string,feature:string,contribution:double>>"
 
 USER, ITEM, RATING, WEIGHT, TIMESTAMP = "user_id", "item_id", "rating", "weight", "ts"
 
@@ -169,7 +168,7 @@ _TABLES = (
             Column("score_source", "string", "model or baseline, and model:MEMBER of one with members"),
             Column(
                 "reasons",
-                REASONS,
+                REASONS_TYPE,
                 "features that add most to the score, with what they add, where score.reasons asks for them",
             ),
             Column("model_version", "int", "version in the registry"),
@@ -189,7 +188,7 @@ _TABLES = (
             Column("score_source", "string", "model or baseline, and model:MEMBER of one with members"),
             Column(
                 "reasons",
-                REASONS,
+                REASONS_TYPE,
                 "features that add most to the score, with what they add, where predict.reasons asks for them",
             ),
             Column("model_version", "int", "version in the registry"),

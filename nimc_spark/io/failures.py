@@ -102,7 +102,7 @@ def _from_java(throwable: Any) -> NimcError | None:
         if name in _JAVA:
             kind, text = _JAVA[name]
             return kind(text.format(cause=_one_line(link.getMessage())))
-        said = _said(*_spark_condition(link), cause)
+        said = _said(*_spark_condition(link), cause) or _from_task(str(link.getMessage()))
         if said is not None:
             return said
     return None

@@ -40,6 +40,11 @@ class SideName(Enum):
     def other(self) -> SideName:
         return SideName.ITEMS if self is SideName.USERS else SideName.USERS
 
+    @property
+    def one(self) -> str:
+        """Of one of them: the column of its id."""
+        return "user" if self is SideName.USERS else "item"
+
     def linear_column(self, rank: int) -> int:
         return rank if self is SideName.USERS else rank + 1
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.ml import Model
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import DataType
@@ -29,7 +29,7 @@ from nimc_spark.engine.context import held
 from nimc_spark.engine.factors import SideModel, factor_rows, known_rows
 from nimc_spark.engine.features import FittedFeatures
 from nimc_spark.engine.history import history_lists
-from nimc_spark.engine.index import align_id, check_names, id_type, quoted
+from nimc_spark.engine.index import RESERVED, align_id, check_names, id_type, quoted
 from nimc_spark.engine.pairs import BASELINE, clipped, combined_source, score_pairs
 from nimc_spark.engine.topk import top_k
 from nimc_spark.errors import DataError, TrainingError, UsageError
@@ -51,7 +51,6 @@ RANKS_BY_RATINGS = (
 )
 TABLES = ("usersTable", "itemsTable", "contextTable")
 _AGREED = ("userCol", "itemCol", "ratingCol", "predictionCol", "objective", "positiveFrom", "clip")
-_COLUMN = {SideName.USERS: "user", SideName.ITEMS: "item"}
 _SETTER = {SideName.USERS: "setUsers or usersTable", SideName.ITEMS: "setItems or itemsTable"}
 
 
@@ -170,7 +169,7 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         }
         if self._router is None or context is None:
             return rows[MAIN]
-        known = _restricted(context.select(F.col(_COLUMN[side]).alias("id")).distinct(), only)
+        known = _restricted(context.select(F.col(side.one).alias("id")).distinct(), only)
         defaults = {name: trained.sides[side].default for name, trained in members.items()}
         return routed_rows(self._router, side, rows, defaults, known)
 
@@ -201,9 +200,9 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
     def _known_ratings(self) -> DataFrame:
         """The context, its ids in the types of the trained ones."""
         context = context_ratings(self, self._context, SparkSession.active())
-        for side, column in _COLUMN.items():
-            aligned = align_id(F.col(column), id_type(context, column), self.idType(side))
-            context = context.withColumn(column, aligned)
+        for side in SideName:
+            aligned = align_id(F.col(side.one), id_type(context, side.one), self.idType(side))
+            context = context.withColumn(side.one, aligned)
         return context.dropna()
 
     @property
@@ -281,57 +280,74 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
 
     def reasons(self, pairs: DataFrame, n: int = 3) -> DataFrame:
         """DataFrame(userCol, itemCol, reasons array<struct<side, feature, contribution>>) of each distinct pair: the n
-        features of either side that add most to its score, s(x, y) − s(x without it, y), as far as they add.
+        features of either side that add most to its score before clip, s(x, y) − s(x without it, y), if they add.
 
-        side is users or items, feature a column such as `genre=Drama`, `id`, or `history=<id>` for a rating in the
-        context. Ids of which nothing is known have none. Raises DataError for pairs without the two columns.
+        side is users or items; feature a column by its name (genre=Drama), id, or history=ID for a rating in the
+        context; without it its column is 0, which for a number is its mean. A side of which nothing is known has none.
+        Raises UsageError for n < 1, DataError for pairs without the two columns.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise UsageError(f"n is {n!r}: the number of reasons must be an integer of at least 1")
-        names = {side: self.side_column(side) for side in SideName}
-        missing = [name for name in names.values() if name not in pairs.columns]
-        if missing:
-            raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(pairs.columns)}")
-        ids = (
-            align_id(quoted(names[side]), id_type(pairs, names[side]), self.idType(side)).alias(_COLUMN[side])
-            for side in SideName
-        )
-        asked = pairs.select(*ids).dropna().distinct()
+        self._check_pairs(pairs)
+        given = [quoted(self.side_column(side)) for side in SideName]
+        aligned = {side: f"{RESERVED}{side.one}" for side in SideName}
+        keyed = pairs.select(*given, *(self._aligned(pairs, side).alias(aligned[side]) for side in SideName)).distinct()
+        asked = keyed.select(*(F.col(aligned[side]).alias(side.one) for side in SideName)).distinct()
         context = self._known_ratings() if self.usesContext else None
-        found = []
-        for member, own in self._by_speaker(asked, context):
-            trained = self._numbers[member]
-            rows = {
-                side: self._side_rows(trained, side, context, only=own.select(F.col(column).alias("id")).distinct())
-                for side, column in _COLUMN.items()
-            }
-            found.append(pair_reasons(trained, rows, own, n))
-        return reduce(DataFrame.unionByName, found).withColumnsRenamed({_COLUMN[side]: names[side] for side in names})
+        found = reduce(
+            DataFrame.unionByName,
+            (self._reasons_of(member, context, own, n) for member, own in self._by_speaker(asked, context)),
+        )
+        found = found.withColumnsRenamed({side.one: f"{RESERVED}found_{side.one}" for side in SideName})
+        same = [F.col(aligned[side]).eqNullSafe(F.col(f"{RESERVED}found_{side.one}")) for side in SideName]
+        return keyed.join(found, same, "left").select(*given, "reasons")
 
     def _by_speaker(self, pairs: DataFrame, context: DataFrame | None) -> Iterator[tuple[str, DataFrame]]:
         """The pairs of each member's cells."""
         if self._router is None or context is None:
             yield MAIN, pairs
             return
-        for column in _COLUMN.values():
+        columns = [side.one for side in SideName]
+        for column in columns:
             known = context.select(column).distinct().withColumn(f"{column}_known", F.lit(True))
             pairs = pairs.join(known, column, "left")
-        flags = (F.coalesce(F.col(f"{column}_known"), F.lit(False)) for column in _COLUMN.values())
+        flags = (F.coalesce(F.col(f"{column}_known"), F.lit(False)) for column in columns)
         pairs = pairs.withColumn("speaker", routed_speaker(self._router, *flags))
         for name in self._router.members:
-            yield name, pairs.where(F.col("speaker") == name).select(*_COLUMN.values())
+            yield name, pairs.where(F.col("speaker") == name).select(*columns)
+
+    def _reasons_of(self, member: str, context: DataFrame | None, pairs: DataFrame, n: int) -> DataFrame:
+        """`pair_reasons` by one member."""
+        trained = self._numbers[member]
+        only = {side: pairs.select(F.col(side.one).alias("id")).distinct() for side in SideName}
+        rows = {side: self._side_rows(trained, side, context, only=only[side]) for side in SideName}
+        # A model of one may have its factors at hand.
+        factors = {
+            side: self.factors(side, only=only[side])
+            if member == MAIN
+            else factor_rows(trained.sides[side], rows[side])
+            for side in SideName
+        }
+        return pair_reasons(trained, rows, factors, pairs, n)
+
+    def _check_pairs(self, pairs: DataFrame) -> None:
+        missing = [name for name in map(self.side_column, SideName) if name not in pairs.columns]
+        if missing:
+            raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(pairs.columns)}")
+        check_names(pairs, "the pairs")
+
+    def _aligned(self, dataset: DataFrame, side: SideName) -> Column:
+        """The ids of a side in the trained ones' type, null for those that are none."""
+        column = self.side_column(side)
+        return align_id(quoted(column), id_type(dataset, column), self.idType(side))
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        columns = [self.side_column(side) for side in SideName]
-        missing = [name for name in columns if name not in dataset.columns]
-        if missing:
-            raise DataError(f"the pairs have no column {', '.join(missing)}; they have: {', '.join(dataset.columns)}")
-        check_names(dataset, "the pairs")
+        self._check_pairs(dataset)
         source_of = combined_source if self._router is None else routed_source(self._router)
         return score_pairs(
             dataset,
-            user_col=columns[0],
-            item_col=columns[1],
+            user_col=self.side_column(SideName.USERS),
+            item_col=self.side_column(SideName.ITEMS),
             users=self.factors(SideName.USERS),
             items=self.factors(SideName.ITEMS),
             user_default=self._default(SideName.USERS),

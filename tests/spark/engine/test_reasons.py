@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.ml.linalg import Vectors
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from nimc_spark.engine import reasons
 from nimc_spark.engine.factors import HistoryModel, SideModel, known_rows
-from nimc_spark.engine.reasons import ColumnNames, side_reasons
+from nimc_spark.engine.reasons import FeatureNames, side_reasons
 from nimc_spark.kernels.model import Model, SideName
 
 K, NAMES, OTHERS, TRAINED = 3, ("age", "job=nurse", "const"), 5, 4
@@ -71,10 +71,11 @@ def found(spark: SparkSession, side: SideModel, n: int, partitions: int = 1) -> 
     )
     histories = spark.createDataFrame(list(HISTORY.items()), "id long, history array<struct<index int, value double>>")
     rows = known_rows(spark.createDataFrame(side.ids), vectors, histories)
-    listed = [(i, j, partners()[j - 10].tolist()) for i, j in PAIRS]
-    pairs: DataFrame = spark.createDataFrame(listed, "id long, other long, factors array<double>")
-    names = ColumnNames(NAMES, pa.array([f"film {j}" for j in range(OTHERS)]))
-    answer = side_reasons(side, rows.repartition(partitions), pairs.repartition(partitions), names, n).collect()
+    pairs = spark.createDataFrame(PAIRS, "id long, other long").repartition(partitions)
+    listed = [(10 + j, row.tolist()) for j, row in enumerate(partners())]
+    others = spark.createDataFrame(listed, "other long, factors array<double>")
+    names = FeatureNames(NAMES, (2,), pa.array([f"film {j}" for j in range(OTHERS)]))
+    answer = side_reasons(side, rows.repartition(partitions), pairs, others, names, n).collect()
     assert len(answer) == len(PAIRS)
     return {(row.id, row.other): [tuple(reason) for reason in row.reasons] for row in answer}
 

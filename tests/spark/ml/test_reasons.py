@@ -21,7 +21,7 @@ def reasons_of(spark: SparkSession, model: NIMCModel, pairs: list[tuple[int, int
     frame = spark.createDataFrame(pairs, "user long, item string")
     rows = model.reasons(frame, n).collect()
     assert len(rows) == len(set(pairs))
-    return {(r.user, r.item): [tuple(reason) for reason in r.reasons] for r in rows}
+    return {(r.user, int(r.item)): [tuple(reason) for reason in r.reasons] for r in rows}
 
 
 def scores(spark: SparkSession, model: NIMCModel, pairs: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
@@ -48,9 +48,8 @@ def test_a_reason_is_what_the_score_loses(spark: SparkSession, toy: Toy, feature
     for pair in pairs:
         wanted = {feature: whole[pair] - without_it[pair] for feature, without_it in less.items()}
         mine = {(side, feature): added for side, feature, added in found[pair]}
-        own_id = mine.pop(("items", "id"), None)
+        mine.pop(("items", "id"), None)
         assert mine == pytest.approx({key: added for key, added in wanted.items() if added > 0}, rel=1e-9)
-        assert own_id is None or own_id > 0
         assert [added for *_, added in found[pair]] == sorted((added for *_, added in found[pair]), reverse=True)
     # An item without attributes has its id alone, a user of whom nothing is known has nothing.
     assert {feature for side, feature, _ in found[4, BARE_ITEM] if side == "items"} <= {"id"}
@@ -72,6 +71,30 @@ def test_members_give_the_reasons_of_their_cells(spark: SparkSession, toy: Toy, 
     past = {feature for _, feature, _ in found[known]} - {"id"}
     assert past
     assert past <= rated
+
+
+def test_ids_are_matched_by_value_and_every_pair_comes_back_as_it_was(
+    spark: SparkSession, feature_model: NIMCModel
+) -> None:
+    pairs = spark.createDataFrame(
+        [("1", "2"), ("01", "2"), ("abc", "2"), (None, "2"), ("1", "x")], "user string, item string"
+    )
+    found = {(row.user, row.item): row.reasons for row in feature_model.reasons(pairs, 100).collect()}
+    assert set(found) == {(row.user, row.item) for row in pairs.collect()}
+    nobody = found[None, "2"]
+    assert found["01", "2"] == found["abc", "2"] == nobody
+    assert {reason.side for reason in nobody} == {"items"}
+    assert {reason.side for reason in found["1", "x"]} <= {"users"}
+
+
+def test_binary_ids_without_linear_terms(spark: SparkSession, toy: Toy) -> None:
+    train = toy.train.select(F.unhex(F.hex("user")).alias("user"), F.unhex(F.hex("item")).alias("item"), "rating")
+    features = [{"kind": "id"}, {"kind": "history"}]
+    model = NIMC(rank=2, linear=False, maxIter=3, userFeatures=features).fit(train)
+    rows = model.reasons(train.limit(5), 100).collect()
+    past = {reason.feature for row in rows for reason in row.reasons} - {"id"}
+    assert past
+    assert past <= {f"history={row[0]}" for row in train.select(F.hex("item")).collect()}
 
 
 def test_what_cannot_be_explained_is_said(spark: SparkSession, feature_model: NIMCModel) -> None:
