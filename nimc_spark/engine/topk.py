@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, Row, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -156,9 +156,7 @@ def _part_counts(
 
 
 def _measured(side: str, table: DataFrame) -> DataFrame:
-    factors, identifier = F.col("factors"), F.col("id").cast("string")
-    infinite = F.lit(float("inf"))
-    bad = factors.isNull() | F.exists(factors, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == infinite))
+    identifier, bad = F.col("id").cast("string"), _not_finite(table)
     return table.agg(
         F.lit(side).alias("side"),
         F.count("*").alias("rows"),
@@ -167,6 +165,18 @@ def _measured(side: str, table: DataFrame) -> DataFrame:
         F.min(F.size("factors")).alias("narrowest"),
         F.max(F.size("factors")).alias("widest"),
     )
+
+
+def _not_finite(table: DataFrame) -> Column:
+    """Where factors are null, or one of them is, or is no finite number; a lambda for each number would take as long as
+    scoring, so that it looks for nulls alone, and where there may be some."""
+    factors, infinite = F.col("factors"), F.lit(float("inf"))
+    # NaN is the largest of all.
+    lowest, highest = F.array_min(factors), F.array_max(factors)
+    bad = factors.isNull() | F.isnan(highest) | (highest == infinite) | (lowest == -infinite)
+    kind = table.schema["factors"].dataType
+    holds_nulls = isinstance(kind, T.ArrayType) and kind.containsNull
+    return F.coalesce(bad, F.lit(False)) | (F.exists(factors, F.isnull) if holds_nulls else F.lit(False))
 
 
 def _check_side(side: Row) -> None:
