@@ -8,10 +8,10 @@ whole / stage      the same over the stage `score`: reads, evaluates factors, ta
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import yaml
 from pyspark.sql import SparkSession
@@ -44,16 +44,16 @@ def run(spark: SparkSession) -> list[Row]:
         with held(users) as own_users, held(items) as own_items:
             found = in_turns({"scoring": lambda: drain(top_k(own_users, own_items, _K))}, _RUNS, 1, warm_up=1)
     scoring = [r.clock for r in found["scoring"]]
-    wholes = [sum(night["stages"][s] for s in _STAGES) for night in nights]
+    wholes = [sum(night[s] for s in _STAGES) for night in nights]
     ratios = [whole / alone for whole, alone in zip(wholes, scoring, strict=True)]
-    of_stage = [whole / night["stages"]["score"] for whole, night in zip(wholes, nights, strict=True)]
-    scored = f"{nights[0]['counts']['recommendations']} rows"
+    of_stage = [whole / night["score"] for whole, night in zip(wholes, nights, strict=True)]
+    scored = f"{nights[0]['rows']:.0f} rows"
     return [
         row("nightly score, Delta in to Delta out / scoring alone", ratios, target="≤ 1.5, aim 1.2", note=scored),
         row("the same / the job's stage score", of_stage),
         row("scoring alone, s", scoring, ".1f"),
         row("whole, s", wholes, ".1f"),
-        *(row(f"{stage}, s", [night["stages"][stage] for night in nights], ".1f") for stage in _STAGES),
+        *(row(f"{stage}, s", [night[stage] for night in nights], ".1f") for stage in _STAGES),
         row("the job from its start, s", [night["seconds"] for night in nights], ".1f"),
     ]
 
@@ -77,10 +77,12 @@ def _config(folder: Path) -> Path:
     return path
 
 
-def _submit(jobs: str, config: Path) -> dict[str, Any]:
+def _submit(jobs: str, config: Path) -> dict[str, float]:
+    """Seconds of the last job and of its stages."""
     command = [str(ROOT / "spark-submit.sh"), jobs, "--config", str(config)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if answer.returncode:
-        raise RuntimeError(f"{jobs} ended with {answer.returncode}: {answer.stdout[-1000:]}{answer.stderr[-1000:]}")
-    last: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    return last
+        raise RuntimeError(f"{jobs} ended with {answer.returncode}: {answer.stdout[-2000:]}")
+    stages = {name: float(took) for name, took in re.findall(r"score: (\w+) took ([\d.]+) s", answer.stdout)}
+    last = json.loads(answer.stdout.splitlines()[-1])
+    return {**stages, "seconds": last["seconds"], "rows": last["counts"].get("recommendations", 0)}

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 RESULTS = Path(__file__).parent / "results"
@@ -104,7 +105,12 @@ def blas(spark: SparkSession) -> str:
     jvm = spark.sparkContext._jvm
     if jvm is None:
         return "unknown BLAS"
-    return f"ALS with {jvm.org.apache.spark.ml.linalg.BLAS.nativeBLAS().getClass().getSimpleName()}"
+    netlib = jvm.dev.ludovic.netlib.blas
+    try:
+        found = netlib.NativeBLAS.getInstance()
+    except Py4JJavaError:
+        found = netlib.JavaBLAS.getInstance()
+    return f"ALS with {found.getClass().getSimpleName()}"
 
 
 def publish(name: str, title: str, rows: Sequence[Row]) -> None:
