@@ -49,7 +49,7 @@ _QUICK = ("passes", "scale", "complement", "small", "topk")
 
 # Over jobs/_conf: the optimizing JIT, since here queries run many times; stacks for the long lineages of ALS; and room
 # for 1e7 histories in every partition.
-_SETTINGS = {"spark.ui.enabled": "false", "spark.driver.memory": "4g", "spark.driver.extraJavaOptions": "-Xss16m"}
+_SETTINGS = {"spark.ui.enabled": "false", "spark.driver.memory": "8g", "spark.driver.extraJavaOptions": "-Xss16m"}
 
 
 def main() -> None:

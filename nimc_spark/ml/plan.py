@@ -5,8 +5,8 @@
     a pass returns     the touched rows of the gradient, and JᵀJ of lm, float64, of each lane and start
     the driver keeps   `DRIVER_VECTORS` vectors (p,) float64 a start
 
-Users, items and columns of ids are counted approximately, as training does to choose its grid. Times are those of a
-kernel on ids alone and of an empty job, both measured here and now: an order of magnitude.
+Users, items and columns of ids are counted approximately, as training does to choose its grid. Times are made of those
+of a rating, of an entry of dense features and of an empty job, all measured here and now: an order of magnitude.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyspark.ml.functions import vector_to_array
@@ -44,6 +44,7 @@ _SAMPLE_ROWS = 1000
 _PARTITION_ROWS, _LEAST_PARTITIONS = 2_000_000, 32
 # Of the problem by which the rate of this machine is measured.
 _RATED_USERS, _RATED_ITEMS, _RATINGS = 2000, 500, 200_000
+_DENSE_COLUMNS = 64
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def _planned(params: NIMCParams, ready: Prepared) -> TrainingPlan:
     columns = {side: data.columns(ids[side], ids[side.other]) for side, data in ready.data.items()}
     in_blocks = ready.in_blocks
     cut = grid(profile, in_blocks, dtype, ready.limits)
-    own = {side: _side_bytes(in_blocks[side], ids[side], profile.count, size) for side in SideName}
+    filled = {side: _filled(in_blocks[side]) for side in SideName}
+    own = {side: _side_bytes(in_blocks[side], filled[side], ids[side], profile.count, size) for side in SideName}
     rated = profile.count * (_PLACE + size * (1 + len({"weight", "offset"} & set(ready.ratings.columns))))
     rated += _PLACE * profile.users * cut.item_parts
     lane = ceil((own[SideName.USERS] + rated) / cut.user_parts)
@@ -118,6 +120,9 @@ def _planned(params: NIMCParams, ready: Prepared) -> TrainingPlan:
     # The records, and the scores of as many lanes as are worked at.
     held = sum(own.values()) + rated + processors() * scores
     histories = sum(len(data.histories) for data in in_blocks.values())
+    work = _Work(
+        starts * profile.count * (1 + histories), {s: starts * ids[s] * filled[s].columns for s in SideName}, filled
+    )
     return TrainingPlan(
         ratings=profile.count,
         users=profile.users,
@@ -138,17 +143,45 @@ def _planned(params: NIMCParams, ready: Prepared) -> TrainingPlan:
         task_memory=_WORKER + 2 * (lane + own[SideName.ITEMS]) + sent + returned + scores,
         driver_memory=_WORKER + starts * DRIVER_VECTORS * 8 * parameters + (held if on_driver else 0),
         passes=params.getOrDefault("maxIter"),
-        seconds=_seconds(params, ready, starts * profile.count * (1 + histories), cut.user_parts),
+        seconds=_seconds(params, ready, work, cut.user_parts),
     )
 
 
-def _side_bytes(data: SideData, ids: int, ratings: int, size: int) -> int:
+class _Filled(NamedTuple):
+    """Columns of a row of declared features that a pass works at: all if they are stored dense, else the nonzeros."""
+
+    columns: float
+    dense: bool
+
+
+class _Work(NamedTuple):
+    """What a pass works at: entries of ratings and histories, and of each side's declared features."""
+
+    entries: int
+    features: Mapping[SideName, float]
+    filled: Mapping[SideName, _Filled]
+
+    def of(self, dense: bool, tasks: int) -> float:
+        """Entries that are dense, or sparse, on all tasks: each evaluates its users, and all items."""
+        own = {side: self.features[side] if self.filled[side].dense == dense else 0.0 for side in SideName}
+        return own[SideName.USERS] + tasks * own[SideName.ITEMS] + (0 if dense else self.entries)
+
+
+def _filled(data: SideData) -> _Filled:
+    if data.features is None:
+        return _Filled(0.0, False)
+    nonzero = _nonzeros(data.features)
+    dense = nonzero > DENSE_SHARE * data.width
+    return _Filled(data.width if dense else nonzero, dense)
+
+
+def _side_bytes(data: SideData, filled: _Filled, ids: int, ratings: int, size: int) -> int:
     """Of the feature rows of a side, its offsets included."""
     total = 8 * ids + data.vectors_width * size * ids
     if data.features is not None:
-        nonzero = _nonzeros(data.features)
-        dense = nonzero > DENSE_SHARE * data.width
-        total += ceil(ids * (data.width * size if dense else nonzero * (_PLACE + size) + _PLACE))
+        total += ceil(
+            ids * filled.columns * size if filled.dense else ids * (filled.columns * (_PLACE + size) + _PLACE)
+        )
     if data.uses_id:
         total += ids * (_COLUMN + 2 * _PLACE + size)
     return total + len(data.histories) * ratings * (_PLACE + size)
@@ -168,14 +201,14 @@ def _touched(data: Mapping[SideName, SideData], ids: Mapping[SideName, int], rat
     return users + items
 
 
-def _seconds(params: NIMCParams, ready: Prepared, entries: int, lanes: int) -> float:
-    """Of a pass over `entries`: an empty job if it is one, and the kernel on as many cores as work at once."""
-    spark = ready.ratings.sparkSession
-    if ready.plan.passes is PassesAt.DRIVER:
-        threads = min(processors(), lanes * int(params.getOrDefault("starts")))
-        return round(entries * _rate(params, ready.plan.dtype) / threads, 6)
-    tasks = min(lanes, task_slots(spark))
-    return round(_empty_job(spark, tasks) + entries * _rate(params, ready.plan.dtype) / tasks, 6)
+def _seconds(params: NIMCParams, ready: Prepared, work: _Work, lanes: int) -> float:
+    """Of a pass: an empty job if it is one, and the kernel on as many cores as work at once."""
+    spark, on_driver = ready.ratings.sparkSession, ready.plan.passes is PassesAt.DRIVER
+    tasks = (
+        min(processors(), lanes * int(params.getOrDefault("starts"))) if on_driver else min(lanes, task_slots(spark))
+    )
+    sparse, dense = (_rate(params, ready.plan.dtype, kind) * work.of(kind, tasks) for kind in (False, True))
+    return round((0.0 if on_driver else _empty_job(spark, tasks)) + (sparse + dense) / tasks, 6)
 
 
 def _empty_job(spark: SparkSession, tasks: int) -> float:
@@ -184,16 +217,22 @@ def _empty_job(spark: SparkSession, tasks: int) -> float:
     return _second_time(lambda: nothing.count())
 
 
-def _rate(params: NIMCParams, dtype: str) -> float:
-    """Seconds a rating of the kernel in this process on one thread, ids alone."""
+def _rate(params: NIMCParams, dtype: str, dense: bool) -> float:
+    """Seconds of the kernel in this process on one thread: a rating, ids alone; or an entry of dense features."""
     random = np.random.default_rng(0)
-    user, item = (random.integers(0, n, _RATINGS) for n in (_RATED_USERS, _RATED_ITEMS))
-    hot = [csr_array(np.eye(n)) for n in (_RATED_USERS, _RATED_ITEMS)]
-    observations = Observations(user, item, random.normal(size=_RATINGS))
-    passes = LocalOracle(records_of_arrays([hot[0]], [hot[1]], observations, dtype))
-    model = Model(params.getOrDefault("rank"), _RATED_USERS, _RATED_ITEMS, dtype=dtype)
+    ratings = _RATED_USERS if dense else _RATINGS
+    user, item = (random.integers(0, n, ratings) for n in (_RATED_USERS, _RATED_ITEMS))
+    users, items = (
+        [random.normal(size=(n, _DENSE_COLUMNS)) if dense else csr_array(np.eye(n))]
+        for n in (_RATED_USERS, _RATED_ITEMS)
+    )
+    observations = Observations(user, item, random.normal(size=ratings))
+    passes = LocalOracle(records_of_arrays(users, items, observations, dtype))
+    widths = (_DENSE_COLUMNS, _DENSE_COLUMNS) if dense else (_RATED_USERS, _RATED_ITEMS)
+    model = Model(params.getOrDefault("rank"), *widths, dtype=dtype)
     point = model.unravel(random.normal(size=model.size))
-    return _second_time(lambda: passes.run(LossGradient(), model, [point])) / _RATINGS
+    entries = (_RATED_USERS + _RATED_ITEMS) * _DENSE_COLUMNS if dense else ratings
+    return _second_time(lambda: passes.run(LossGradient(), model, [point])) / entries
 
 
 def _second_time(work: Any) -> float:
