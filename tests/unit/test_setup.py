@@ -120,7 +120,8 @@ def test_a_cluster_gets_the_library(
     }
     environment = {"MASTER": "spark://h:1"} if how == "environment" else {}
     line = build(spark_home, *options.get(how, []), "prepare", **environment)
-    assert not any("shuffle.partitions" in word for word in line)
+    assert "spark.sql.shuffle.partitions=32" in line
+    assert not any("TieredStopAtLevel" in word for word in line)
     assert last_value(line, "--py-files") == ("a.py,/b/lib.zip" if how == "option" else "/b/lib.zip")
 
 

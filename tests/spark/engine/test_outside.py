@@ -82,7 +82,7 @@ def oracle_at(
         yield oracle
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.soak)])
 def test_driver_and_jobs_give_the_same_bits_however_the_ratings_are_partitioned(
     spark: SparkSession, problem: RatingProblem, sides: Mapping[SideName, SideData], dtype: str
 ) -> None:

@@ -49,6 +49,7 @@ def test_the_best_of_each_coordinate_is_kept(spark: SparkSession, toy: Toy) -> N
     assert found.error == pytest.approx(np.sqrt(np.mean((rows.rating - rows.prediction) ** 2)), rel=1e-5)
 
 
+@pytest.mark.soak
 def test_a_model_that_ranks_is_judged_by_its_lists(toy: Toy) -> None:
     """The error is 1 − NDCG of the trained model's lists: of new users, and of known ones without what they rated."""
     settings = {
@@ -127,6 +128,7 @@ def test_multiples_of_the_best_are_tried_on_while_they_improve(toy: Toy) -> None
     assert len([trial for trial in found.trials if trial.coordinate == "tol"]) == 1
 
 
+@pytest.mark.soak
 def test_the_estimator_trains_on_all_ratings_with_what_a_part_of_them_chose(toy: Toy, spark: SparkSession) -> None:
     nimc = NIMC(rank=2, maxIter=5, activation="tanh", itemFeatures=FEATURES[:2]).setItems(toy.items)
     nimc.setGroupRegParam({"items": {"id": 3.0, "attributes": 2.0}})

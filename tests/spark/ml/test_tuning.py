@@ -38,6 +38,7 @@ def test_cross_validation_over_ranks(toy: Toy, estimator: NIMC) -> None:
     assert fitted.transform(toy.test).count() == toy.test.count()
 
 
+@pytest.mark.soak
 def test_train_validation_split_over_penalties(toy: Toy, estimator: NIMC) -> None:
     grid = ParamGridBuilder().addGrid(estimator.regParam, [0.01, 20.0]).build()
     split = TrainValidationSplit(
