@@ -30,6 +30,6 @@ def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[d
     for row in rows.orderBy(USER, "rank").collect():
         entry = {"item_id": row[ITEM], "title": row["__nimc_title"] or str(row[ITEM]), "score": row["score"]}
         if row["reasons"]:
-            entry["reasons"] = [reason["feature"] for reason in row["reasons"]]
+            entry["reasons"] = [f"{reason['side'][:-1]} {reason['feature']}" for reason in row["reasons"]]
         found.setdefault(row[USER], []).append(entry)
     return [{USER: user, "items": entries} for user, entries in found.items()]
