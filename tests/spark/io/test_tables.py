@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from nimc_spark.engine.reasons import REASONS_TYPE
 from nimc_spark.errors import DataError, SetupError, UsageError
 from nimc_spark.io.contracts import ddl
 from nimc_spark.io.registry import Registry
@@ -44,6 +45,27 @@ def test_replacing_a_part_leaves_the_rest_and_old_versions(lake: Lake) -> None:
     assert reasons(lake) == [(MONDAY, "ratings", "a"), (TUESDAY, "users", "e")]
     assert lake.write("quarantine", rejected(lake, MONDAY), replace_where={"table": "x' OR '1' = '1"}).rows == 0
     assert len(reasons(lake)) == 2
+
+
+def test_a_table_of_an_earlier_version_gets_the_columns_that_it_lacks(lake: Lake) -> None:
+    columns = "run_date date, user_id int, rank int, item_id int, score double, score_source string"
+    old = lake.spark.createDataFrame(
+        [(MONDAY, 1, 1, 2, 3.0, "model", 1, "run")], f"{columns}, model_version int, run_id string"
+    )
+    path = lake.path("recommendations")
+    if lake.format == "delta":
+        old.write.format("delta").partitionBy("run_date").save(path)
+    else:
+        old.write.parquet(f"{path}/0")
+    reason = [("items", "genre=Drama", 0.5)]
+    new = lake.spark.createDataFrame(
+        [(TUESDAY, 1, 1, 2, 3.0, "model", reason, 2, "run")],
+        f"{columns}, reasons {REASONS_TYPE}, model_version int, run_id string",
+    )
+    lake.write("recommendations", new, replace_where={"run_date": TUESDAY})
+    found = {row["run_date"]: row["reasons"] for row in lake.read("recommendations").collect()}
+    assert found[MONDAY] is None
+    assert [tuple(own) for own in found[TUESDAY]] == reason
 
 
 def test_overwriting_takes_new_columns_of_any_name(lake: Lake) -> None:
