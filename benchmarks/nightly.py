@@ -1,6 +1,6 @@
 """A night's lists: 1e5 users × 2e4 items, ten each, by the `score` job through spark-submit, from Delta tables to one.
 
-whole / scoring    read + score + gates + write, stages of the job's result line, over the lists of as many users and
+whole / scoring    read + score + gates + write, stages as the job's log has them, over the lists of as many users and
                    items from factors at hand, nothing taken out, in a session that has made them before
 whole / stage      the same over the stage `score`: reads, evaluates factors, takes out what was seen, makes lists
 """

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from jobs._config import Config
 from nimc_spark.engine.index import quoted
 from nimc_spark.io.contracts import ITEM, USER
+from nimc_spark.kernels.model import SideName
 
 _USERS, _ITEMS = 3, 5
 
@@ -30,6 +31,6 @@ def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[d
     for row in rows.orderBy(USER, "rank").collect():
         entry = {"item_id": row[ITEM], "title": row["__nimc_title"] or str(row[ITEM]), "score": row["score"]}
         if row["reasons"]:
-            entry["reasons"] = [f"{reason['side'][:-1]} {reason['feature']}" for reason in row["reasons"]]
+            entry["reasons"] = [f"{SideName(reason['side']).one} {reason['feature']}" for reason in row["reasons"]]
         found.setdefault(row[USER], []).append(entry)
     return [{USER: user, "items": entries} for user, entries in found.items()]

@@ -25,7 +25,10 @@ def body(context: Context) -> Result:
             plans[name] = training_plan(nimc, training, nimc.inputs(context.spark))
         _show(context, name, plans[name])
     cores = int(context.spark.conf.get("spark.executor.cores", "1") or 1)
-    figures: dict[str, Any] = {name: {**plan.figures(), "conf": plan.conf(cores)} for name, plan in plans.items()}
+    partitions = int(context.spark.conf.get("spark.sql.shuffle.partitions", "200") or 200)
+    figures: dict[str, Any] = {
+        name: {**plan.figures(), "conf": plan.conf(cores, partitions)} for name, plan in plans.items()
+    }
     return Result(metrics=figures if context.config.members else figures[MAIN], table_versions=tables.versions)
 
 

@@ -399,7 +399,7 @@ class NIMCModel(Model, NIMCParams, HoldsContext, MLReadable["NIMCModel"], MLWrit
         columns = [quoted(name) for name in sorted({column, *sources})]
         given = dataset.where(quoted(column).isNotNull()).select(*columns).distinct() if brings else None
         target = self.idType(side)
-        wanted = align_id(quoted(column), id_type(dataset, column), target)
+        wanted = self._aligned(dataset, side)
         if id_type(dataset, column) != target:
             strange = dataset.where(quoted(column).isNotNull() & wanted.isNull()).count()
             if strange:

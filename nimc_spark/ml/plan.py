@@ -40,8 +40,8 @@ _PLACE, _COLUMN = 4, 8
 # Python with numpy, Arrow and the kernels loaded, before any data.
 _WORKER = 200 << 20
 _SAMPLE_ROWS = 1000
-# Rows of ratings in a task of a shuffle, 50 to 100 MB, and the fewest tasks, as in the settings of jobs.
-_PARTITION_ROWS, _LEAST_PARTITIONS = 2_000_000, 32
+# Of ratings in a task of a shuffle, 50 to 100 MB.
+_PARTITION_ROWS = 2_000_000
 # Of the problem by which the rate of this machine is measured.
 _RATED_USERS, _RATED_ITEMS, _RATINGS = 2000, 500, 200_000
 _DENSE_COLUMNS = 64
@@ -77,14 +77,14 @@ class TrainingPlan:
         """All numbers, for a result line."""
         return asdict(self)
 
-    def conf(self, tasks_an_executor: int) -> dict[str, str]:
-        """Spark's settings that this needs beside those of the session."""
+    def conf(self, tasks_an_executor: int, partitions: int) -> dict[str, str]:
+        """Spark's settings that this needs beside those of the session, whose shuffles have so many `partitions`."""
         returned = _megabytes(2 * self.pass_returns + 2 * self.pass_sends)
         return {
             "spark.driver.maxResultSize": f"{max(1024, returned)}m",
             "spark.driver.memory": f"{1024 + 2 * returned}m",
             "spark.executor.memoryOverhead": f"{_megabytes(tasks_an_executor * self.task_memory)}m",
-            "spark.sql.shuffle.partitions": str(max(_LEAST_PARTITIONS, ceil(self.ratings / _PARTITION_ROWS))),
+            "spark.sql.shuffle.partitions": str(max(partitions, ceil(self.ratings / _PARTITION_ROWS))),
         }
 
 

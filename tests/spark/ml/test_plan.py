@@ -50,7 +50,7 @@ def test_a_plan_foretells_what_training_has(toy: Toy, users: Any, items: Any, se
     assert plan.pass_returns >= 0.9 * gradient * len(fit.starts)
     assert plan.driver_memory > 40 * 8 * plan.parameters * len(fit.starts)
     assert 0 < plan.seconds < 60
-    assert set(plan.conf(2)) == {
+    assert set(plan.conf(2, 8)) == {
         "spark.driver.maxResultSize",
         "spark.driver.memory",
         "spark.executor.memoryOverhead",
