@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from benchmarks import (
     accuracy_u1,
+    batches,
     complement,
     curvature,
     defaults,
@@ -34,6 +35,7 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "curvature": ("Second-order passes", curvature.run),
     "iteration": ("A pass against an iteration of ALS", iteration.run),
     "nightly": ("A night's lists, from Delta tables to one", nightly.run),
+    "batches": ("Rows on their way to Python", batches.run),
     "race": ("Ids alone against ALS, MovieLens-1M", race.run),
     "complement": ("What a complement adds to a pass", complement.run),
     "histories": ("Item histories in the blocks and outside of them", histories.run),
@@ -45,7 +47,7 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
 }
 
 # Twenty minutes together.
-_QUICK = ("passes", "scale", "curvature", "complement", "small", "topk", "nightly")
+_QUICK = ("passes", "scale", "curvature", "complement", "small", "batches", "topk", "nightly")
 
 # Over jobs/_conf: the optimizing JIT, since here queries run many times; stacks for the long lineages of ALS; and room
 # for 1e7 histories in every partition.

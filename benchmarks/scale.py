@@ -40,6 +40,8 @@ from nimc_spark.ml.plan import TrainingPlan, training_plan
 SIZES = (1_000_000, 10_000_000)
 FULL_SIZES = (*SIZES, 50_000_000)
 _THREADS = 2
+_BUILDS = 3
+_BLOCKS = "≤ 30, aim 15"
 
 
 def run(spark: SparkSession) -> list[Row]:
@@ -60,9 +62,10 @@ def _measured(spark: SparkSession, setting: Setting) -> tuple[dict[str, list[Rou
     name = f"{setting.ratings:.0e}"
     with TemporaryDirectory() as folder:
         write(setting, Path(folder))
+        building = [_building(spark, setting, Path(folder)) for _ in range(_BUILDS - 1)]
         before, began = _memory(), time.perf_counter()
         with closing(blocks(spark, setting, Path(folder), GridLimits())) as block_set:
-            building = time.perf_counter() - began
+            building.append(time.perf_counter() - began)
             oracle, model = SparkOracle(spark, block_set), setting.model
             parameters = start(model)
             oracle.run(LossGradient(), model, [parameters])
@@ -83,11 +86,18 @@ def _measured(spark: SparkSession, setting: Setting) -> tuple[dict[str, list[Rou
         row(f"{name}: seconds of a pass, planned / measured", [planned.seconds / p for p in passes]),
         row(f"{name}: bytes of blocks, planned / measured", [planned.blocks / size]),
         row(f"{name}: lanes, planned / measured", [planned.lanes / lanes]),
-        row(f"{name}: blocks / pass", [building / median(r.clock for r in times["pass"])], ".1f", "≤ 30, aim 15"),
+        row(f"{name}: blocks / pass", [b / median(r.clock for r in times["pass"]) for b in building], ".1f", _BLOCKS),
         row(f"{name}: bytes a rating in parts and blocks", [size / setting.ratings], ".1f", "≤ 12, aim 10"),
         row(f"{name}: driver, MB", [driver / 2**20], ".0f", "within 100 of each other"),
         row(f"{name}: passes that missed files", [oracle.misses], ".0f"),
     ]
+
+
+def _building(spark: SparkSession, setting: Setting, folder: Path) -> float:
+    """Seconds that the blocks take; they are freed."""
+    began = time.perf_counter()
+    blocks(spark, setting, folder, GridLimits()).close()
+    return time.perf_counter() - began
 
 
 def _ratios(name: str, times: dict[str, list[Round]]) -> list[Row]:

@@ -8,7 +8,7 @@ never from the cluster, so that the sums of a pass have the same bits wherever t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -24,13 +24,13 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.codec import encode_block, encode_part
 from nimc_spark.data.passes import ITEM_LANE, BlockId, Kind, user_piece
-from nimc_spark.engine.context import described, held, persisted, task_slots, without_history
+from nimc_spark.engine.context import batches_by_rows, described, held, persisted, task_slots, without_history
 from nimc_spark.engine.grouped import apply_grouped
 from nimc_spark.engine.history import HistoryData, Weights, history_lists, stacked_histories
 from nimc_spark.engine.index import index_ids
 from nimc_spark.engine.profile import RatingsProfile
 from nimc_spark.engine.store import forget
-from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors, matrix_of_lists
+from nimc_spark.engine.vectors import Csr, Numbers, csr_of_vectors, matrix_of_lists, without_null_lists
 from nimc_spark.kernels.features import DenseGroup, Group, Index, Part, SparseGroup
 from nimc_spark.kernels.model import SideName
 from nimc_spark.kernels.ratings import RatingBlock
@@ -40,6 +40,8 @@ RECORD_SCHEMA = "lane int, kind int, item_part int, chunk int, payload binary"
 DENSE_SHARE = 0.25
 # An index of so many ids has some tens of megabytes.
 _BROADCAST_IDS = 500_000
+# Ten thousand rows of so many float64, a batch on its way to Python, have 40 MB.
+_NARROW_COLUMNS = 500
 # Of one entry: its index and its number, float64 at most.
 _HISTORY_BYTES = 12
 
@@ -212,14 +214,16 @@ def build_blocks(
     an id that is none of its ids has zeros.
     """
     user_parts, item_parts = grid(profile, data, dtype, limits)
-    with ExitStack() as kept:
+    spark = ratings.sparkSession
+    narrow = all(own.declared_width <= _NARROW_COLUMNS and own.history is None for own in data.values())
+    batches = batches_by_rows(spark) if narrow else nullcontext()
+    with described(spark, "nimc: build rating blocks"), batches, ExitStack() as kept:
         users = kept.enter_context(_indexed(_ids(ratings, "user", data[SideName.USERS]), user_parts))
         items = kept.enter_context(_indexed(_ids(ratings, "item", data[SideName.ITEMS]), item_parts))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
         seen = columns or Columns(sides, ratings)
         records = kept.enter_context(Records.held(_placed_records(ratings, sides, data, seen, dtype, limits)))
-        with described(ratings.sparkSession, "nimc: build rating blocks"):
-            found = records.names.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
+        found = records.names.where(F.col("kind") == int(Kind.BLOCK)).select("lane", "item_part", "chunk").collect()
         blocks = frozenset(BlockId(*row) for row in found)
         # Nothing failed: what Spark keeps lives as long as the block set.
         return BlockSet(records, frozenset(range(len(users.sizes))), blocks, profile.count, sides, kept.pop_all())
@@ -307,7 +311,7 @@ def side_rows(indexed: IndexedSide, columns: Columns, data: SideData, side: Side
         rows = rows.join(data.vectors.select("id", "vector"), "id", "left")
     if data.history is not None:
         rows = rows.join(_histories(columns.ratings, side, others, data.history), "id", "left")
-    return rows.drop("id")
+    return without_null_lists(rows.drop("id"))
 
 
 def _histories(ratings: DataFrame, side: SideName, others: IndexedSide, history: HistoryData) -> DataFrame:

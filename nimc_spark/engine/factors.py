@@ -21,7 +21,7 @@ from nimc_spark.engine.blocks import BlockSet, SideData, sparse_group
 from nimc_spark.engine.context import Shared, prepare_worker, retained
 from nimc_spark.engine.history import Weights, stacked_histories
 from nimc_spark.engine.pairs import MODEL
-from nimc_spark.engine.vectors import csr_of_vectors
+from nimc_spark.engine.vectors import csr_of_vectors, has_list, without_null_lists
 from nimc_spark.kernels.features import Group, Part, SparseGroup
 from nimc_spark.kernels.model import Model, SideName, forward
 
@@ -110,12 +110,8 @@ def known_rows(ids: DataFrame, features: DataFrame | None, histories: DataFrame 
     `ids` is the DataFrame of side.ids, `features` DataFrame(id, features vector) or None where the side declares none,
     `histories` DataFrame(id, history) of `history_lists`, likewise.
     """
-    rows = ids
-    if features is None:
-        rows = rows.withColumn("features", F.lit(None).cast("array<double>"))
-    else:
-        rows = features.select("id", "features").join(rows, "id", "outer")
-    return rows if histories is None else rows.join(histories, "id", "outer")
+    rows = ids if features is None else features.select("id", "features").join(ids, "id", "outer")
+    return without_null_lists(rows if histories is None else rows.join(histories, "id", "outer"))
 
 
 def factor_rows(side: SideModel, rows: DataFrame) -> DataFrame:
@@ -153,7 +149,7 @@ def batch_part(batch: pa.RecordBatch, side: SideModel) -> tuple[Part, npt.NDArra
     model, declared = side.model, len(side.declared)
     offset = batch.column("offset").fill_null(0.0).to_numpy(zero_copy_only=False) + side.constant
     groups: list[Group] = []
-    if pa.types.is_struct(batch.schema.field("features").type):
+    if "features" in batch.schema.names:
         groups.append(sparse_group(csr_of_vectors(batch.column("features")), "float64"))
     if "vector" in batch.schema.names:
         groups.append(_vector_group(batch.column("vector"), declared))
@@ -162,7 +158,7 @@ def batch_part(batch: pa.RecordBatch, side: SideModel) -> tuple[Part, npt.NDArra
         groups += [sparse_group(csr, "float64") for csr in rows]
     weights = side.fixed
     lists = batch.column("weights")
-    has_row = lists.is_valid().to_numpy(zero_copy_only=False)
+    has_row = has_list(lists)
     if has_row.any():
         # The ids' own rows travel with them: stack below the fixed ones and point each id at its own.
         own = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, model.columns)
@@ -174,8 +170,8 @@ def batch_part(batch: pa.RecordBatch, side: SideModel) -> tuple[Part, npt.NDArra
 
 
 def _vector_group(column: pa.Array, declared: int) -> SparseGroup:
-    """Lists of equal length, null for zeros, as the last of the declared columns."""
-    present = column.is_valid().to_numpy(zero_copy_only=False)
+    """Lists of equal length, empty for zeros, as the last of the declared columns."""
+    present = has_list(column)
     data = column.flatten().to_numpy(zero_copy_only=False)
     width = len(data) // max(1, int(present.sum()))
     pointer = np.concatenate([[0], np.cumsum(present)]) * width

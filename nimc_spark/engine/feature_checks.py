@@ -61,7 +61,7 @@ def value_faults(df: DataFrame, declarations: Sequence[Declaration]) -> RowFault
         for name in declaration.sources:
             column = quoted(name)
             if _is_vector(df.schema[name].dataType):
-                yield F.coalesce(F.exists(_values(df, name), _unusable), F.lit(False)), f"non-finite {name}"
+                yield _has_unusable(_values(df, name)), f"non-finite {name}"
                 continue
             if isinstance(declaration, Passthrough):
                 yield column.isNull(), f"null {name}"
@@ -142,6 +142,16 @@ def _values(df: DataFrame, name: str) -> Column:
     """Entries of an array, or the stored entries of a vector; null for null."""
     column = quoted(name)
     return column if isinstance(df.schema[name].dataType, ArrayType) else F.unwrap_udt(column)["values"]
+
+
+def _has_unusable(numbers: Column) -> Column:
+    """True for an array with an entry that `_unusable` is true for, false for null; a lambda for each entry would take
+    as long as all else. Where there are nulls, Spark does not know that an array holds no infinity."""
+    entries = numbers.cast("array<double>")
+    found = F.coalesce(F.array_contains(entries, math.inf), F.lit(True))
+    for number in (-math.inf, math.nan):
+        found |= F.coalesce(F.array_contains(entries, number), F.lit(True))
+    return numbers.isNotNull() & found
 
 
 def _unusable(number: Column) -> Column:

@@ -328,8 +328,11 @@ def _passed(df: DataFrame, name: str, width: int | None) -> Column:
         return column.cast("double")
     if not isinstance(df.schema[name].dataType, ArrayType):
         return column
-    # A null entry would become 0.
-    return array_to_vector(F.transform(column.cast("array<double>"), lambda x: F.coalesce(x, F.lit(math.nan))))
+    # A vector has no null entries. A lambda for each number is slow: only where there may be a null, that is where
+    # Spark finds a NaN, or does not know if there is one.
+    numbers = column.cast("array<double>")
+    marked = F.transform(numbers, lambda x: F.coalesce(x, F.lit(math.nan)))
+    return array_to_vector(F.when(F.array_contains(numbers, math.nan) == F.lit(False), numbers).otherwise(marked))
 
 
 def _nominal_metadata(values: int) -> dict[str, Any]:

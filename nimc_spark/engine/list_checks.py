@@ -50,17 +50,12 @@ def measure_lists(lists: DataFrame, k: int, items: int) -> ListMeasures:
     rows, not_finite, baseline = _first(
         lists.agg(F.count("*"), F.count_if(~finite), F.count_if(F.col("score_source") == BASELINE))
     )
-    own = lists.groupBy("user").agg(
-        F.count("*").alias("n"),
-        F.count_distinct("item").alias("items"),
-        F.count_distinct("rank").alias("ranks"),
-        F.min("rank").alias("first"),
-        F.max("rank").alias("last"),
-    )
-    n = F.col("n")
-    sound = (n <= k) & (F.col("items") == n) & (F.col("ranks") == n) & (F.col("first") == 1) & (F.col("last") == n)
-    users, faulty = _first(own.agg(F.count("*"), F.count_if(~F.coalesce(sound, F.lit(False)))))
-    used = lists.groupBy("item").agg(F.count("*").alias("n"))
+    # Lists of a few entries each: to count distinct ones Spark would shuffle every row three times.
+    n, ranks, own = F.count("*"), F.sort_array(F.collect_list("rank")), F.collect_list("item")
+    sound = (n <= k) & (F.size(F.array_distinct(own)) == n) & (ranks == F.sequence(F.lit(1), n.cast("int")))
+    by_user = lists.groupBy("user").agg(sound.alias("sound"))
+    users, faulty = _first(by_user.agg(F.count("*"), F.count_if(~F.coalesce("sound", F.lit(False)))))
+    used, n = lists.groupBy("item").agg(F.count("*").alias("n")), F.col("n")
     distinct, pairs = _first(used.agg(F.count("*"), F.sum((n * (n - 1)).cast("decimal(38,0)"))))
     sameness = _sameness(int(pairs or 0), users, rows, items)
     return ListMeasures(rows, users, faulty, not_finite, baseline, distinct, sameness)

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Callable
 from decimal import Decimal
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,6 +269,22 @@ def test_non_finite_rows_are_found_with_their_reason(spark: SparkSession) -> Non
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"'x' is not finite: it spans 1.0 to nan"):
         fit_features(df.where("uid < 2"), "uid", declarations)
+
+
+def test_every_unusable_entry_of_an_array_is_found_whatever_is_beside_it(spark: SparkSession) -> None:
+    inf, nan = math.inf, math.nan
+    declarations = parse_declarations([{"kind": "passthrough", "column": "v"}])
+    usable: list[list[float | None] | None] = [[1.0, -2.0], [], None]
+    unusable = [list(own) for n in (1, 2, 3) for own in permutations([1.0, None, inf, -inf, nan], n) if {*own} != {1.0}]
+    df = spark.createDataFrame([(n, v) for n, v in enumerate([*usable, *unusable])], "uid int, v array<double>")
+    for kind in ("array<double>", "array<float>"):
+        found = df.withColumn("v", F.col("v").cast(kind)).where(non_finite(df, declarations)).sort("uid")
+        assert [row.uid for row in found.collect()] == list(range(len(usable), len(usable) + len(unusable)))
+    whole = spark.createDataFrame([(0, [1, 2]), (1, [1, None]), (2, None)], "uid int, v array<int>")
+    assert [row.uid for row in whole.where(non_finite(whole, declarations)).collect()] == [1]
+    features = fit_features(df.where("uid = 0"), "uid", declarations)
+    encoded = _encoded(features, df.where("array_size(v) = 2"))
+    assert [uid for uid, vector in encoded.items() if np.isfinite(vector).all()] == [0]
 
 
 @pytest.mark.parametrize(

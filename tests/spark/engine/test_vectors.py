@@ -1,4 +1,4 @@
-"""Spark ML vectors → CSR: dense, sparse, null and empty rows, slices, and what Spark really sends."""
+"""Vectors and lists → arrays: dense, sparse, null and empty rows, slices, and what Spark really sends."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 
-from nimc_spark.engine.vectors import Csr, csr_of_vectors, matrix_of_lists
+from nimc_spark.engine.vectors import Csr, csr_of_vectors, matrix_of_lists, without_null_lists
 
 VECTOR = pa.struct(
     [
@@ -53,6 +54,8 @@ def test_lists_of_one_width_and_nulls() -> None:
     assert matrix_of_lists(column, 2).tolist() == wanted
     for first in range(4):
         assert matrix_of_lists(column.slice(first, 1), 2).tolist() == wanted[first : first + 1]
+    empty = pa.array([[], [1.0, 2.0], [], [3.0, 4.0]], pa.list_(pa.float64()))
+    assert matrix_of_lists(empty, 2).tolist() == wanted
 
 
 def _entries(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -68,3 +71,27 @@ def test_what_spark_sends(spark: SparkSession) -> None:
         spark.createDataFrame(rows, ["id", "features"]).coalesce(1).mapInArrow(_entries, "row int, c int, v double")
     )
     assert [tuple(row) for row in entries.collect()] == [(0, 0, 1.0), (0, 2, -2.5), (2, 2, 4.0)]
+
+
+def _nulls(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        vectors = batch.column("features").flatten()
+        lists = [batch.column("l"), batch.column("structs"), *(own for own in vectors if pa.types.is_list(own.type))]
+        yield pa.RecordBatch.from_pydict({"nulls": pa.array([sum(own.null_count for own in lists)], pa.int64())})
+
+
+def test_no_null_list_reaches_python_and_the_numbers_stay(spark: SparkSession) -> None:
+    rows = [
+        (0, Vectors.dense(1.0, 0.0, -2.5), None, [(1, 2.0)]),
+        (1, None, [1.0], None),
+        (2, Vectors.sparse(3, {2: 4.0}), None, None),
+    ]
+    ddl = "id long, features array<double>, l array<double>, structs array<struct<i: int, v: double>>"
+    kind = spark.createDataFrame([(row[1],) for row in rows], ["features"]).schema["features"]
+    schema = StructType([kind if field.name == "features" else field for field in StructType.fromDDL(ddl)])
+    df = spark.createDataFrame(rows, schema)
+    given, sent = df.coalesce(1), without_null_lists(df.coalesce(1))
+    assert [row.nulls for row in given.mapInArrow(_nulls, "nulls long").collect()] == [7]
+    assert [row.nulls for row in sent.mapInArrow(_nulls, "nulls long").collect()] == [0]
+    entries = "row int, c int, v double"
+    assert sent.mapInArrow(_entries, entries).collect() == given.mapInArrow(_entries, entries).collect()
