@@ -6,12 +6,10 @@ bytes / rows        5,000,000 rows of five numbers in batches that end by their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from benchmarks.passes import empty_job
 from benchmarks.report import Row, in_turns, row
 from nimc_spark.engine.context import batches_by_rows, held
 
@@ -20,10 +18,9 @@ _LISTS, _ROWS = 100_000, 5_000_000
 
 def run(spark: SparkSession) -> list[Row]:
     """A row of each ratio."""
-    empty = F.array().cast("array<double>")
     lists = {
-        name: spark.range(0, _LISTS, 1, 2).withColumn("list", when)
-        for name, when in (("empty", empty), ("null", F.when(F.col("id") >= 0, F.lit(None)).otherwise(empty)))
+        name: spark.range(0, _LISTS, 1, 2).withColumn("list", value.cast("array<double>"))
+        for name, value in (("empty", F.array()), ("null", F.lit(None)))
     }
     numbers = spark.range(0, _ROWS, 1, 2).select(*(F.col("id").cast("int").alias(name) for name in "abcde"))
     with held(numbers) as rows:
@@ -31,13 +28,12 @@ def run(spark: SparkSession) -> list[Row]:
 
         def by_rows() -> None:
             with batches_by_rows(spark):
-                _send(rows)
+                empty_job(rows)()
 
         times = in_turns(
             {
-                "null": lambda: _send(lists["null"]),
-                "empty": lambda: _send(lists["empty"]),
-                "bytes": lambda: _send(rows),
+                **{name: empty_job(own) for name, own in lists.items()},
+                "bytes": empty_job(rows),
                 "rows": by_rows,
             },
             rounds=5,
@@ -50,12 +46,3 @@ def run(spark: SparkSession) -> list[Row]:
         found.append(row(f"{slow} / {fast}", ratios, ".1f"))
         found += [row(f"{name}, ms", [1e3 * r.clock for r in times[name]], ".0f") for name in (slow, fast)]
     return found
-
-
-def _send(rows: DataFrame) -> None:
-    rows.mapInArrow(_nothing, "nothing int").toArrow()
-
-
-def _nothing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for _ in batches:
-        yield from ()

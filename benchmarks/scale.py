@@ -62,8 +62,9 @@ def _measured(spark: SparkSession, setting: Setting) -> tuple[dict[str, list[Rou
     name = f"{setting.ratings:.0e}"
     with TemporaryDirectory() as folder:
         write(setting, Path(folder))
+        before = _memory()
         building = [_building(spark, setting, Path(folder)) for _ in range(_BUILDS - 1)]
-        before, began = _memory(), time.perf_counter()
+        began = time.perf_counter()
         with closing(blocks(spark, setting, Path(folder), GridLimits())) as block_set:
             building.append(time.perf_counter() - began)
             oracle, model = SparkOracle(spark, block_set), setting.model

@@ -8,7 +8,7 @@ never from the cluster, so that the sums of a pass have the same bits wherever t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -40,8 +40,6 @@ RECORD_SCHEMA = "lane int, kind int, item_part int, chunk int, payload binary"
 DENSE_SHARE = 0.25
 # An index of so many ids has some tens of megabytes.
 _BROADCAST_IDS = 500_000
-# Ten thousand rows of so many float64, a batch on its way to Python, have 40 MB.
-_NARROW_COLUMNS = 500
 # Of one entry: its index and its number, float64 at most.
 _HISTORY_BYTES = 12
 
@@ -215,9 +213,8 @@ def build_blocks(
     """
     user_parts, item_parts = grid(profile, data, dtype, limits)
     spark = ratings.sparkSession
-    narrow = all(own.declared_width <= _NARROW_COLUMNS and own.history is None for own in data.values())
-    batches = batches_by_rows(spark) if narrow else nullcontext()
-    with described(spark, "nimc: build rating blocks"), batches, ExitStack() as kept:
+    # No batch is too large: a rating has a few numbers, and the rows of a part are within `limits` all together.
+    with described(spark, "nimc: build rating blocks"), batches_by_rows(spark), ExitStack() as kept:
         users = kept.enter_context(_indexed(_ids(ratings, "user", data[SideName.USERS]), user_parts))
         items = kept.enter_context(_indexed(_ids(ratings, "item", data[SideName.ITEMS]), item_parts))
         sides = {SideName.USERS: users, SideName.ITEMS: items}
@@ -294,8 +291,8 @@ def _parts(indexed: IndexedSide, columns: Columns, data: SideData, side: SideNam
 
 
 def side_rows(indexed: IndexedSide, columns: Columns, data: SideData, side: SideName) -> DataFrame:
-    """DataFrame(part, position, index, offset[, features][, vector][, history]) of the ids of a side; `index` is that
-    of the columns, null for an id that they do not have."""
+    """DataFrame(part, position, index, offset[, features][, vector][, history]) of the ids of a side, no list null;
+    `index` is that of the columns, null for an id that they do not have."""
     known, others = columns.sides[side], columns.sides[side.other]
     rows = indexed.index
     if known is not indexed:

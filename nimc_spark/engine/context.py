@@ -12,6 +12,8 @@ from pyspark.sql.utils import is_remote
 
 # Up to here a closure is as fast as a broadcast and leaves nothing to clean up (measured).
 CLOSURE_BYTES = 8 << 20
+# This very number, and no other large one, is no limit: then Spark does not ask for the size of a batch.
+_NO_LIMIT = 2**31 - 1
 
 
 class Shared(Protocol):
@@ -59,9 +61,10 @@ def described(spark: SparkSession, text: str) -> AbstractContextManager[None]:
 
 def batches_by_rows(spark: SparkSession) -> AbstractContextManager[None]:
     """Jobs started inside send batches of `spark.sql.execution.arrow.maxRecordsPerBatch` rows to Python, whatever their
-    bytes: for narrow rows. To see to the bytes Spark asks for the size of a batch before each row that it adds, which
-    takes longer than to add it (decision 023)."""
-    return _with_property(spark, "spark.sql.execution.arrow.maxBytesPerBatch", str(2**31 - 1))
+    bytes, unless the session sets `maxBytesPerBatch`. To see to the bytes Spark asks for the size of a batch before
+    each row that it adds, which takes longer than to add it (decision 023). For rows that are not large, those of the
+    caller's own Python functions in the plan among them."""
+    return _with_property(spark, "spark.sql.execution.arrow.maxBytesPerBatch", str(_NO_LIMIT))
 
 
 @contextmanager

@@ -105,7 +105,8 @@ def _with_number(rows: DataFrame, name: str, numbers: DataFrame | None) -> DataF
 
 
 def known_rows(ids: DataFrame, features: DataFrame | None, histories: DataFrame | None = None) -> DataFrame:
-    """All that is known of every id that has features, was trained, or has a history, a row each for `batch_part`.
+    """All that is known of every id that has features, was trained, or has a history, a row each for `batch_part`, with
+    empty lists and vectors for what is not known.
 
     `ids` is the DataFrame of side.ids, `features` DataFrame(id, features vector) or None where the side declares none,
     `histories` DataFrame(id, history) of `history_lists`, likewise.

@@ -24,6 +24,7 @@ from pyspark.sql.types import (
 
 from nimc_spark.data.declarations import Bucketize, Cross, Declaration, MultiHot, Numeric, OneHot, Passthrough
 from nimc_spark.engine.index import quoted
+from nimc_spark.engine.vectors import has_unusable
 from nimc_spark.errors import DataError
 
 RowFaults = Iterator[tuple[Column, str]]
@@ -61,7 +62,7 @@ def value_faults(df: DataFrame, declarations: Sequence[Declaration]) -> RowFault
         for name in declaration.sources:
             column = quoted(name)
             if _is_vector(df.schema[name].dataType):
-                yield _has_unusable(_values(df, name)), f"non-finite {name}"
+                yield has_unusable(_values(df, name)), f"non-finite {name}"
                 continue
             if isinstance(declaration, Passthrough):
                 yield column.isNull(), f"null {name}"
@@ -142,16 +143,6 @@ def _values(df: DataFrame, name: str) -> Column:
     """Entries of an array, or the stored entries of a vector; null for null."""
     column = quoted(name)
     return column if isinstance(df.schema[name].dataType, ArrayType) else F.unwrap_udt(column)["values"]
-
-
-def _has_unusable(numbers: Column) -> Column:
-    """True for an array with an entry that `_unusable` is true for, false for null; a lambda for each entry would take
-    as long as all else. Where there are nulls, Spark does not know that an array holds no infinity."""
-    entries = numbers.cast("array<double>")
-    found = F.coalesce(F.array_contains(entries, math.inf), F.lit(True))
-    for number in (-math.inf, math.nan):
-        found |= F.coalesce(F.array_contains(entries, number), F.lit(True))
-    return numbers.isNotNull() & found
 
 
 def _unusable(number: Column) -> Column:

@@ -49,7 +49,7 @@ def history_lists(ratings: DataFrame, side: SideName, others: DataFrame, mean: f
 
 
 def csr_of_histories(column: pa.Array, weights: Weights, start: int = 0) -> Csr:
-    """Rows of x from lists of (index, value) in any order, null for none; x_j is in column start + j."""
+    """Rows of x from lists of (index, value) in any order, null or empty for none; x_j is in column start + j."""
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     entries = column.flatten()
     index, value = (pc.struct_field(entries, name).to_numpy(zero_copy_only=False) for name in ("index", "value"))

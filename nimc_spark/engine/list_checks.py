@@ -51,10 +51,11 @@ def measure_lists(lists: DataFrame, k: int, items: int) -> ListMeasures:
         lists.agg(F.count("*"), F.count_if(~finite), F.count_if(F.col("score_source") == BASELINE))
     )
     # Lists of a few entries each: to count distinct ones Spark would shuffle every row three times.
-    n, ranks, own = F.count("*"), F.sort_array(F.collect_list("rank")), F.collect_list("item")
-    sound = (n <= k) & (F.size(F.array_distinct(own)) == n) & (ranks == F.sequence(F.lit(1), n.cast("int")))
+    length, ranks, chosen = F.count("*"), F.sort_array(F.collect_list("rank")), F.collect_list("item")
+    once = F.size(F.array_distinct(chosen)) == length
+    sound = (length <= k) & once & (ranks == F.sequence(F.lit(1), length.cast("int")))
     by_user = lists.groupBy("user").agg(sound.alias("sound"))
-    users, faulty = _first(by_user.agg(F.count("*"), F.count_if(~F.coalesce("sound", F.lit(False)))))
+    users, faulty = _first(by_user.agg(F.count("*"), F.count_if(~F.col("sound"))))
     used, n = lists.groupBy("item").agg(F.count("*").alias("n")), F.col("n")
     distinct, pairs = _first(used.agg(F.count("*"), F.sum((n * (n - 1)).cast("decimal(38,0)"))))
     sameness = _sameness(int(pairs or 0), users, rows, items)

@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame, Row, Window
+from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from nimc_spark.engine.context import prepare_worker, task_slots
 from nimc_spark.engine.index import align_id, id_type, part_of
 from nimc_spark.engine.pairs import BASELINE, MODEL, combined_source, dot_product, factor_matrix
+from nimc_spark.engine.vectors import has_unusable
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.kernels.topk import Exclusions, top_k_tile
 
@@ -156,7 +157,7 @@ def _part_counts(
 
 
 def _measured(side: str, table: DataFrame) -> DataFrame:
-    identifier, bad = F.col("id").cast("string"), _not_finite(table)
+    identifier, bad = F.col("id").cast("string"), F.col("factors").isNull() | has_unusable(F.col("factors"))
     return table.agg(
         F.lit(side).alias("side"),
         F.count("*").alias("rows"),
@@ -165,18 +166,6 @@ def _measured(side: str, table: DataFrame) -> DataFrame:
         F.min(F.size("factors")).alias("narrowest"),
         F.max(F.size("factors")).alias("widest"),
     )
-
-
-def _not_finite(table: DataFrame) -> Column:
-    """Where factors are null, or one of them is, or is no finite number; a lambda for each number would take as long as
-    scoring, so that it looks for nulls alone, and where there may be some."""
-    factors, infinite = F.col("factors"), F.lit(float("inf"))
-    # NaN is the largest of all.
-    lowest, highest = F.array_min(factors), F.array_max(factors)
-    bad = factors.isNull() | F.isnan(highest) | (highest == infinite) | (lowest == -infinite)
-    kind = table.schema["factors"].dataType
-    holds_nulls = isinstance(kind, T.ArrayType) and kind.containsNull
-    return F.coalesce(bad, F.lit(False)) | (F.exists(factors, F.isnull) if holds_nulls else F.lit(False))
 
 
 def _check_side(side: Row) -> None:

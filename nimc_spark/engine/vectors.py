@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, StructField, StructType, UserDefinedType
+from pyspark.sql.types import ArrayType, StructField, UserDefinedType
 
 from nimc_spark.engine.index import quoted
 
@@ -33,8 +34,8 @@ def without_null_lists(df: DataFrame) -> DataFrame:
     """The rows on their way to Python: a null list is an empty one, a vector struct<type, indices, values>, none of the
     three null; of a null vector empty.
 
-    Spark asks for the size of a batch before each row that it adds, which takes as many steps as there were null lists
-    in a row before it: quadratic in the batch where all are, as the indices of dense vectors (decision 023).
+    Spark asks for the size of a batch before each row that it adds, which takes as many steps as rows since the last
+    list that was not null: quadratic in the batch where all are null, as the indices of dense vectors (decision 023).
     """
     return df.select(*(_without_null_lists(field).alias(field.name) for field in df.schema))
 
@@ -43,13 +44,25 @@ def _without_null_lists(field: StructField) -> Column:
     column, kind = quoted(field.name), field.dataType
     if isinstance(kind, ArrayType):
         return F.coalesce(column, F.array().cast(kind))
-    # VectorUDT itself would have every worker import pyspark.ml, half a second.
-    inner = kind.sqlType() if isinstance(kind, UserDefinedType) else kind
-    if not isinstance(inner, StructType):
+    # Not VectorUDT: workers import this module, and pyspark.ml would take each of them half a second.
+    if not isinstance(kind, UserDefinedType):
         return column
-    parts, empty = F.unwrap_udt(column), {"type": F.lit(0), "indices": F.array(), "values": F.array()}
-    types = {own.name: own.dataType for own in inner}
-    return F.struct(*(F.coalesce(parts[name], none.cast(types[name])).alias(name) for name, none in empty.items()))
+    vector = F.unwrap_udt(column)
+    empty = {
+        "type": F.lit(0).cast("tinyint"),
+        "indices": F.array().cast("array<int>"),
+        "values": F.array().cast("array<double>"),
+    }
+    return F.struct(*(F.coalesce(vector[name], none).alias(name) for name, none in empty.items()))
+
+
+def has_unusable(numbers: Column) -> Column:
+    """True for an array with an entry that is null, NaN or infinite, false for null; without a lambda for each entry.
+
+    Spark does not know, which counts as true, that an array holds no infinity where there are nulls."""
+    entries = numbers.cast("array<double>")
+    positive, negative, nan = (F.array_contains(entries, number) for number in (math.inf, -math.inf, math.nan))
+    return numbers.isNotNull() & F.coalesce(positive | negative | nan, F.lit(True))
 
 
 def has_list(column: pa.Array) -> Numbers:

@@ -52,9 +52,11 @@ def test_sameness_is_the_mean_overlap_of_pairs_of_users(spark: SparkSession) -> 
         [(1, "a"), (3, "b")],
         [(0, "a"), (1, "b")],
         [(1, "a"), (2, "b"), (3, "c")],
+        [(None, "a"), (1, "b")],
+        [(1, None), (2, "b")],
     ],
 )
-def test_lists_that_are_none(spark: SparkSession, own: list[tuple[int, str]]) -> None:
+def test_lists_that_are_none(spark: SparkSession, own: list[tuple[int | None, str | None]]) -> None:
     rows = [(1, rank, item, 1.0, "model") for rank, item in own] + [(2, 1, "a", 1.0, "model")]
     found = measure_lists(lists(spark, rows), 2, 5)
     assert (found.users, found.faulty) == (2, 1)
