@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from nimc_spark import NIMC
+from nimc_spark import NIMC, NIMCModel
 from nimc_spark.errors import UsageError
 
 DEFAULTS = {
@@ -140,3 +141,12 @@ def test_copy_keeps_the_dataframes_and_takes_the_extra_values(spark: SparkSessio
     assert (copied.getRank(), estimator.getRank()) == (9, 4)
     assert copied._users is users
     assert copied.uid == estimator.uid
+
+
+@pytest.mark.usefixtures("spark")
+@pytest.mark.parametrize("setter", ["setUsers", "setItems", "setContext"])
+def test_what_is_no_dataframe_is_refused_where_it_is_given(setter: str) -> None:
+    holder = NIMCModel() if setter == "setContext" else NIMC()
+    assert getattr(holder, setter)(None) is holder
+    with pytest.raises(UsageError, match=f"{setter} takes a Spark DataFrame or None, found pyarrow.lib.Table"):
+        getattr(holder, setter)(pa.table({"user": [1]}))
