@@ -60,16 +60,16 @@ def test_paths_exist(page: Path) -> None:
 
 
 def test_readme_config_is_complete(tmp_path: Path) -> None:
-    (example,) = blocks("yaml")
+    example, tune = blocks("yaml")
     file = tmp_path / "my.yaml"
-    file.write_text(example, encoding="utf-8")
+    file.write_text(example + tune, encoding="utf-8")
     config: Config = parse_config(read_tree(str(file)), "README.md")
     assert (config.columns.user, config.columns.item, config.columns.title) == ("reader", "book", "name")
     assert [d.kind for d in config.features.users] == ["numeric", "one_hot", "id"]
 
 
 def test_configs_for_each_purpose_go_with_the_readme(tmp_path: Path) -> None:
-    (example,) = blocks("yaml")
+    example, _ = blocks("yaml")
     (tmp_path / "base.yaml").write_text(example, encoding="utf-8")
     base = read_tree(str(tmp_path / "base.yaml"))
     found = blocks("yaml", (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8"))
@@ -92,8 +92,18 @@ def test_readme_code_uses_what_there_is() -> None:
         NIMC(**params).validate()
         for side in ("userFeatures", "itemFeatures"):
             assert len(parse_declarations(params.get(side, []))) == len(params.get(side, []))
-    methods = {c.func.attr for c in calls if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute)}
+    ours = {"nimc", "model", "NIMCModel"}
+    attributes = [c.func for c in calls if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute)]
+    methods = {attribute.attr for attribute in attributes if _root(attribute) in ours}
+    assert {"setItems", "fit", "transform", "recommendForUserSubset", "load"} <= methods
     assert {name for name in methods if not hasattr(NIMC, name) and not hasattr(NIMCModel, name)} == set()
+
+
+def _root(node: ast.AST) -> str | None:
+    """The name with which a chain of calls and attributes begins."""
+    while isinstance(node, ast.Attribute | ast.Call):
+        node = node.value if isinstance(node, ast.Attribute) else node.func
+    return node.id if isinstance(node, ast.Name) else None
 
 
 def test_readme_exit_codes() -> None:
