@@ -13,6 +13,8 @@ from nimc_spark.engine.list_checks import Change, ListMeasures
 from nimc_spark.errors import GateError
 from nimc_spark.ml.evaluation import overall
 
+_WHAT_TO_DO = "limits are in the config's `gates`, what to do in docs/operations.md under When a gate refuses"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -38,11 +40,14 @@ def require(context: Context, what: str, checks: Sequence[Check]) -> None:
         {"gate": c.gate, "value": c.value, "limit": c.limit, "least": c.least, "holds": c.holds} for c in checks
     ]
     for check in checks:
-        value = "not measured" if math.isnan(check.value) else f"{check.value:.6g}"
-        context.log.info("gate %s: %s, %s %g", check.gate, value, "≥" if check.least else "≤", check.limit)
+        if check.holds:
+            value = "nothing to measure it by" if math.isnan(check.value) else f"{check.value:.6g}"
+            context.log.info("gate %s: %s, %s %g", check.gate, value, "≥" if check.least else "≤", check.limit)
+        else:
+            context.log.error("%s: refused", check)
     failed = [str(check) for check in checks if not check.holds]
     if failed:
-        raise GateError(f"{'; '.join(failed)}; {what}; limits are in the config's `gates`")
+        raise GateError(f"{'; '.join(failed)}; {what}; {_WHAT_TO_DO}")
 
 
 def model_checks(gates: Gates, cells: Mapping[str, Mapping[str, Any]]) -> list[Check]:

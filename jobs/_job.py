@@ -41,6 +41,8 @@ from nimc_spark.ml.persistence import write_folder
 from nimc_spark.reports.page import html_page
 
 LOGGER = logging.getLogger("nimc")
+# Counts of what readers see.
+_PUBLISHED = ("recommendations", "predictions")
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ class Context:
 
     `table_versions` are those that this run has written: its later stages read them, whoever writes meanwhile.
     `models` are those that it has loaded; what is entered into `kept`, such as their factors, stays until its end.
-    `entry` is the model that it trained or chose, for its later stages. `counts`, `metrics`, `gates` and `warnings` are
-    what is known so far, also for a run that fails.
+    `entry` is the model that it trained or chose, for its later stages. `counts`, `metrics`, `gates`, `warnings` and
+    `samples` are what is known so far, also for a run that fails. `overrides` are those of the command line.
     """
 
     job: str
     config: Config
     run_date: date
+    overrides: Sequence[str] = ()
     run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     log: logging.Logger = LOGGER
@@ -78,6 +81,7 @@ class Context:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     gates: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
     kept: ExitStack = field(default_factory=ExitStack)
     _within: list[str] = field(default_factory=list)
 
@@ -90,12 +94,17 @@ class Context:
         session = open_session(f"nimc {self.job}", delta=self.config.format == "delta")
         self._describe(session)
         if not is_remote() and not is_local(session.sparkContext.master):
+            # A run that the cluster cannot take is recorded too.
+            self.lake = self._lake(session)
             check_executors(session)
         return session
 
     @cached_property
     def lake(self) -> Lake:
-        return Lake(self.spark, self.config.lake, self.config.format)
+        return self._lake(self.spark)
+
+    def _lake(self, session: SparkSession) -> Lake:
+        return Lake(session, self.config.lake, self.config.format)
 
     @cached_property
     def registry(self) -> Registry:
@@ -180,7 +189,8 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
     try:
         arguments = _parser(name, description).parse_args(argv)
         run_date = arguments.run_date or datetime.now(UTC).date()
-        context = Context(name, load_config(arguments.config, arguments.overrides), run_date)
+        config = load_config(arguments.config, arguments.overrides)
+        context = Context(name, config, run_date, arguments.overrides)
         if arguments.dry_run:
             result, status = _dry_result(context), "dry run"
         else:
@@ -197,12 +207,15 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
         status = "failed"
         report_failure(error)
         if context is not None:
-            result = Result(context.counts, context.metrics, {}, context.table_versions, {"stages": context.stages})
+            extra = {"stages": context.stages, **({"samples": context.samples} if context.samples else {})}
+            result = Result(context.counts, context.metrics, {}, context.table_versions, extra)
     line = _line(name, status, context, time.perf_counter() - begun, result, error)
     # What fails before it reaches the lake leaves nothing there.
     if recorded and context is not None and status != "dry run" and "lake" in context.__dict__:
         line["paths"] = {**line["paths"], **_reported(context, line)}
         _record(context, line, result)
+    if context is not None and status == "done":
+        context.log.info("%s: %s", name, _in_words(context, line))
     print(json.dumps(_finite(line), default=str, ensure_ascii=False), flush=True)
     return int(line["exit_code"])
 
@@ -221,10 +234,22 @@ def _line(
         "metrics": result.metrics,
         "paths": result.paths,
         **result.extra,
+        **({"overrides": context.overrides} if context is not None and context.overrides else {}),
         **({"gates": context.gates} if context is not None and context.gates else {}),
         **({"warnings": context.warnings} if context is not None and context.warnings else {}),
         **({} if error is None else {"error": cause(error)}),
     }
+
+
+def _in_words(context: Context, line: Mapping[str, Any]) -> str:
+    """What a run that went well has done, for who reads the log."""
+    parts = [f"done in {line['seconds']:.0f} s"]
+    if "model_version" in line:
+        parts.append(f"model {context.config.name} version {line['model_version']}")
+    parts += [f"{n} {what} for {context.run_date}" for what, n in line["counts"].items() if what in _PUBLISHED]
+    if "report" in line["paths"]:
+        parts.append(f"report: {line['paths']['report']}")
+    return ", ".join(parts)
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -335,6 +360,7 @@ def _reported(context: Context, line: Mapping[str, Any]) -> dict[str, str]:
         "model": context.config.name,
         "version": str(line["model_version"]) if "model_version" in line else "",
         "config": context.config_hash,
+        "set on the command line": ", ".join(context.overrides),
         "code": f"nimc-spark {__version__}",
     }
     try:

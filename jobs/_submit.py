@@ -90,7 +90,7 @@ def read_options(options: Sequence[str]) -> argparse.Namespace:
     """Those options for spark-submit that decide what has to be added to them."""
     parser = argparse.ArgumentParser(prog="spark-submit.sh", add_help=False, allow_abbrev=False)
     parser.add_argument("--conf", "-c", action="append", default=[])
-    for name in ("--master", "--jars", "--packages", "--py-files", "--properties-file"):
+    for name in ("--master", "--deploy-mode", "--jars", "--packages", "--py-files", "--properties-file"):
         parser.add_argument(name)
     return parser.parse_known_args(options)[0]
 
@@ -105,6 +105,7 @@ def user_settings(given: argparse.Namespace, spark_home: Path, environment: Mapp
         settings[key] = value
     named = {
         "spark.master": given.master,
+        "spark.submit.deployMode": given.deploy_mode,
         "spark.jars": given.jars,
         "spark.jars.packages": given.packages,
         "spark.submit.pyFiles": given.py_files,
@@ -156,6 +157,9 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
         if key not in theirs:
             line += ["--conf", f"{key}={value}"]
     line += options
+    if "spark.pyspark.python" in theirs and "spark.pyspark.driver.python" not in theirs and not _on_cluster(theirs):
+        # Spark would take the executors' Python for the driver too.
+        line += ["--conf", f"spark.pyspark.driver.python={sys.executable}"]
     # The last of an option given twice wins: what the user lists is repeated here, with ours.
     if jars:
         line += ["--jars", _listed(theirs.get("spark.jars"), *jars)]
@@ -184,6 +188,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout.isatty() and sys.stderr.isatty():
         environment[ON_TERMINAL] = "1"
     os.execve(line[0], line, environment)
+
+
+def _on_cluster(settings: Mapping[str, str]) -> bool:
+    """Whether the driver runs on the cluster."""
+    return settings.get("spark.submit.deployMode") == "cluster"
 
 
 def _is_source(path: Path) -> bool:

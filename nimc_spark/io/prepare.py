@@ -47,6 +47,8 @@ _ROW = "__nimc_row"
 _RATING, _WEIGHT = "__nimc_rating", "__nimc_weight"
 _RANK, _COPIES, _LIST, _KEPT = "__nimc_rank", "__nimc_copies", "__nimc_list", "__nimc_kept"
 _KNOWN = "__nimc_known"
+UNPARSEABLE = "unparseable row"
+_OF_SCHEMA = "; does the schema have a type for each column of the file, in its order?"
 _GARBLED = "id in another character encoding, see options.encoding"
 
 
@@ -107,9 +109,10 @@ def prepare(
     """
     tables = _classified(lake, sources, columns, rules)
     reasons = count_reasons(tables)
-    counts = books(reasons, {name: f"{name} ({source.path})" for name, source in sources.items()})
-    rejected = {name: t.rejected if counts[f"{name}_quarantined"] else None for name, t in tables.items()}
+    # Before the books, which refuse a table of which no row can be used: then too it is said why of each.
+    rejected = {name: t.rejected if rejections(reasons)[name] else None for name, t in tables.items()}
     written = {"quarantine": write_quarantine(lake, rejected, run_id, run_date)}
+    counts = books(reasons, {name: f"{name} ({source.path})" for name, source in sources.items()})
     for name in ("users", "items", "ratings"):
         if name in tables:
             written[name] = lake.write(name, tables[name].used)
@@ -136,7 +139,7 @@ def classify_attributes(
             f"{where}: has a column {id_name} beside its id {raw_id}, which is to be called {id_name}: rename one"
         )
     faults = [
-        (F.col(CORRUPT).isNotNull(), "unparseable row"),
+        (F.col(CORRUPT).isNotNull(), UNPARSEABLE),
         (quoted(raw_id).isNull(), f"null {id_name}"),
         (_garbled(raw_id), _GARBLED),
         *feature_faults(df, raw_id, declarations, where),
@@ -194,7 +197,7 @@ def classify_pairs(
         _check_type(df, column, ID_TYPES, where)
     for column in days:
         _check_type(df, column, DAY_TYPES, where)
-    faults = [(F.col(CORRUPT).isNotNull(), "unparseable row")]
+    faults = [(F.col(CORRUPT).isNotNull(), UNPARSEABLE)]
     faults += [(quoted(column).isNull(), f"null {name}") for name, column in names.items()]
     rows = df.withColumn(REASON, first_reason(faults))
     kept = [*(quoted(old).alias(new) for new, old in names.items()), *(quoted(day) for day in days)]
@@ -235,7 +238,7 @@ def _rating_types(columns: Columns) -> list[tuple[str, Sequence[str]]]:
 def _rating_faults(df: DataFrame, columns: Columns, limits: tuple[float, float] | None) -> Faults:
     rating = F.col(_RATING)
     faults = [
-        (F.col(CORRUPT).isNotNull(), "unparseable row"),
+        (F.col(CORRUPT).isNotNull(), UNPARSEABLE),
         (quoted(columns.user).isNull(), f"null {USER}"),
         (quoted(columns.item).isNull(), f"null {ITEM}"),
         (_garbled(columns.user) | _garbled(columns.item), _GARBLED),
@@ -362,7 +365,9 @@ def books(reasons: Mapping[str, Mapping[str | None, int]], wheres: Mapping[str, 
             raise DataError(f"{where}: is empty: it has no row")
         if used == 0:
             worst = sorted(((n, r) for r, n in by_reason.items() if r is not None), reverse=True)
-            raise DataError(f"{where}: none of {rows} rows can be used: {'; '.join(f'{r}: {n}' for n, r in worst)}")
+            hint = _OF_SCHEMA if worst[0][1] == UNPARSEABLE else ""
+            found = "; ".join(f"{reason}: {n}" for n, reason in worst)
+            raise DataError(f"{where}: none of {rows} rows can be used: {found}{hint}")
         counts |= {f"{name}_in": rows, f"{name}_used": used, f"{name}_quarantined": rows - used}
     return counts
 

@@ -251,6 +251,11 @@ def test_a_header_is_matched_by_name_or_skipped(case: Case) -> None:
             None,
             "none of 2 rows can be used: rating outside [1, 5]: 1; null user_id: 1",
         ),
+        (
+            "uid,iid,stars,at\n1,10,5,100,x\n2,10,5,100,x\n",
+            None,
+            "none of 2 rows can be used: unparseable row: 2; does the schema have a type for each column of the file",
+        ),
         (RATINGS, "uid DOUBLE, iid INT, stars DOUBLE, at LONG", "column uid is double; allowed: tinyint"),
         (RATINGS, "uid INT, iid INT, stars STRING, at LONG", "column stars is string; allowed: tinyint"),
         (RATINGS, "uid INTT, iid INT", "INTT"),
@@ -262,6 +267,12 @@ def test_ratings_that_cannot_be_used_at_all(case: Case, ratings: str, schema: st
     assert error.startswith(f"ratings ({case.folder}/ratings.csv): ")
     assert message in error
     assert not (case.folder / "lake" / "ratings").exists()
+
+
+def test_rows_of_which_none_can_be_used_are_in_quarantine_all_the_same(case: Case) -> None:
+    case.ratings("uid,iid,stars,at\n1,10,7,1\n,2,3,1\n", "uid INT, iid INT, stars DOUBLE, at LONG")
+    case.refused()
+    assert sorted(reason for _, _, reason in case.quarantine()) == ["null user_id", "rating outside [1, 5]"]
 
 
 def test_a_missing_file_is_named_and_recorded(case: Case) -> None:

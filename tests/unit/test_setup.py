@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -123,6 +124,15 @@ def test_a_cluster_gets_the_library(
     assert "spark.sql.shuffle.partitions=32" in line
     assert not any("TieredStopAtLevel" in word for word in line)
     assert last_value(line, "--py-files") == ("a.py,/b/lib.zip" if how == "option" else "/b/lib.zip")
+
+
+def test_the_python_of_executors_is_not_that_of_the_driver(spark_home: Path, jars: list[Path]) -> None:
+    theirs, own = "spark.pyspark.python=./environment/bin/python", f"spark.pyspark.driver.python={sys.executable}"
+    assert own in build(spark_home, "--conf", theirs, "--", "night")
+    assert own not in build(spark_home, "night")
+    on_cluster = ["--deploy-mode", "cluster"], ["--conf", "spark.submit.deployMode=cluster"]
+    for options in (*on_cluster, ["--conf", "spark.pyspark.driver.python=python3"]):
+        assert own not in build(spark_home, "--conf", theirs, *options, "--", "night")
 
 
 @pytest.mark.parametrize(
