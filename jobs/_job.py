@@ -24,6 +24,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
 from jobs._config import Config, config_hash, load_config, resolved
+from jobs._open_runs import open_run
 from jobs._preflight import check_executors
 from jobs._progress import Progress
 from jobs._report import run_page
@@ -185,7 +186,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
     log_to_stderr()
     context: Context | None = None
     error: BaseException | None = None
-    result, status = Result(), "done"
+    result, status, noted = Result(), "done", ExitStack()
     try:
         arguments = _parser(name, description).parse_args(argv)
         run_date = arguments.run_date or datetime.now(UTC).date()
@@ -195,6 +196,9 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
             result, status = _dry_result(context), "dry run"
         else:
             ensure_writable(context.config.lake)
+            if recorded:
+                about = context.run_id, run_date, name, context.started
+                noted.enter_context(open_run(config.lake, *about))
             with _ending_on_sigterm(), context.kept:
                 result = body(context)
     except SystemExit as leave:
@@ -214,6 +218,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
     if recorded and context is not None and status != "dry run" and "lake" in context.__dict__:
         line["paths"] = {**line["paths"], **_reported(context, line)}
         _record(context, line, result)
+    noted.close()
     if context is not None and status == "done":
         context.log.info("%s: %s", name, _in_words(context, line))
     print(json.dumps(_finite(line), default=str, ensure_ascii=False), flush=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from jobs._job import Context, Result, run_job
+from jobs._open_runs import open_runs
 from nimc_spark.ml.evaluation import overall
 
 _HEAD = ("started (UTC)", "run_date", "job", "status", "exit", "seconds", "ratings", "rmse", "longest stage", "error")
@@ -18,11 +21,20 @@ _ERROR_SHOWN = 100
 
 def body(context: Context) -> Result:
     last = context.config.runs.last
-    found = context.lake.read("runs").orderBy(F.col("started").desc()).limit(last).collect()
-    for line in table([_HEAD, *(_cells(row) for row in reversed(found))]):
+    not_ended = open_runs(context.config.lake)[-last:]
+    found = _recorded(context, last, must_be=not not_ended)
+    cells = sorted([*map(_cells, found), *map(_open_cells, not_ended)])[-last:]
+    for line in table([_HEAD, *cells]):
         print(line)
     failed = sum(row["status"] != "done" for row in found)
-    return Result({"runs": len(found), "runs_failed": failed}, paths={"runs": context.lake.path("runs")})
+    counts = {"runs": len(found), "runs_failed": failed, "runs_not_ended": len(not_ended)}
+    return Result(counts, paths={"runs": context.lake.path("runs")})
+
+
+def _recorded(context: Context, last: int, must_be: bool) -> list[Row]:
+    """The last rows. Raises DataError where there is no such table and there `must_be`."""
+    rows = context.lake.read("runs") if must_be else context.lake.find("runs")
+    return [] if rows is None else rows.orderBy(F.col("started").desc()).limit(last).collect()
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -50,6 +62,12 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if longest is None else f"{longest[0]} {longest[1]:.1f}",
         error[0] if len(error[0]) <= _ERROR_SHOWN else error[0][: _ERROR_SHOWN - 1] + "…",
     )
+
+
+def _open_cells(note: Mapping[str, Any]) -> tuple[str, ...]:
+    started = datetime.fromisoformat(note["started"])
+    about = f"runs now, or was killed: {note['where']}"
+    return (f"{started:%Y-%m-%d %H:%M:%S}", note["run_date"], note["job"], "not ended", "", "", "", "", "", about)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -83,6 +83,7 @@ def test_executors_without_packages_are_refused(
     assert "docs/operations.md" in message
     assert "pyarrow" in message
     assert place.commits() == set()
+    assert (place.lake / "runs" / "_delta_log").is_dir()
 
 
 def test_every_command_of_the_page(cluster: Cluster, bare: Path, tmp_path: Path) -> None:

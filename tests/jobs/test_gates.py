@@ -14,7 +14,7 @@ from jobs._gates import Check, model_checks
 from nimc_spark.io.registry import Registry
 from nimc_spark.io.tables import Lake
 from tests.jobs.conftest import Night
-from tests.jobs.tiny import RUN_DATE, Workplace
+from tests.jobs.tiny import RUN_DATE, Outcome, Workplace
 
 TOMORROW = "2025-01-07"
 
@@ -23,11 +23,12 @@ def aliases(lake: Lake) -> list[tuple[int, str]]:
     return [(entry.version, entry.alias) for entry in Registry(lake, "tiny").entries()]
 
 
-def refused(place: Workplace, main: object, *arguments: str) -> str:
+def refused(place: Workplace, main: object, *arguments: str) -> Outcome:
     before = place.commits()
-    message = place.run(main, *arguments).refused(4)  # type: ignore[arg-type]
+    outcome = place.run(main, *arguments)  # type: ignore[arg-type]
+    outcome.refused(4)
     assert place.commits() == before
-    return message
+    return outcome
 
 
 @pytest.mark.soak
@@ -35,7 +36,8 @@ def test_lists_that_fail_gates_are_not_published(night: Night, spark: SparkSessi
     place = night.copied(tmp_path)
     limits = ("sameness=0", "catalogue_coverage=1", "overlap=1", "score_drift=0", "short_lists=0")
     sets = [f"--set=gates.{limit}" for limit in limits]
-    message = refused(place, score.main, "--run-date", TOMORROW, "--set=score.exclude_seen=false", *sets)
+    outcome = refused(place, score.main, "--run-date", TOMORROW, "--set=score.exclude_seen=false", *sets)
+    message = outcome.refused(4)
     short, *others, end, _ = message.split("; ")
     assert short.startswith("gate catalogue_coverage: ")
     assert short.split(" is below 1 by ")[1]
@@ -43,6 +45,9 @@ def test_lists_that_fail_gates_are_not_published(night: Night, spark: SparkSessi
         f"gate {name}" for name in ("sameness", "overlap", "score_drift")
     ]
     assert end == "nothing was published"
+    # Who decides about it sees some of the lists, and later what was set.
+    assert [len(sample["items"]) for sample in outcome.line["samples"]] == [5, 5, 5]
+    assert outcome.line["overrides"] == ["score.exclude_seen=false", *(f"gates.{limit}" for limit in limits)]
     lake = Lake(spark, str(place.lake))
     dates = lake.read("recommendations").select(F.col("run_date").cast("string")).distinct().collect()
     assert [row[0] for row in dates] == [RUN_DATE]

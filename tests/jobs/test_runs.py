@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from jobs import _preflight, runs, score
 from jobs._facts import facts_of
+from jobs._open_runs import FOLDER, open_run, open_runs
 from nimc_spark.errors import SetupError
 from nimc_spark.io.failures import translated
 from nimc_spark.io.tables import Lake
@@ -34,7 +37,31 @@ def test_the_last_runs_as_a_table(
     # Looking at runs is no run.
     assert Lake(spark, str(place.lake)).read("runs").count() == 2
     line = place.run(runs.main, "--set", "runs.last=1").done()
-    assert line["counts"] == {"runs": 1, "runs_failed": 1}
+    assert line["counts"] == {"runs": 1, "runs_failed": 1, "runs_not_ended": 0}
+    # None of them has left anything.
+    assert list((place.lake / FOLDER).iterdir()) == []
+
+
+def test_a_run_that_was_killed_is_seen(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = night.copied(tmp_path)
+    begun = datetime(2025, 1, 8, 3, 0, 0, tzinfo=UTC)
+    killed = open_run(str(place.lake), "a-run", date(2025, 1, 8), "night", begun)
+    killed.__enter__()
+    (place.lake / FOLDER / "half.json").write_text("{")
+    assert [note["run_id"] for note in open_runs(str(place.lake))] == ["a-run"]
+    assert runs.main(place.arguments({})) == 0
+    *lines, _ = capsys.readouterr().out.splitlines()
+    (seen,) = (line for line in lines if "not ended" in line)
+    assert seen.startswith("2025-01-08 03:00:00  2025-01-08  night  not ended")
+    assert f"runs now, or was killed: process {os.getpid()} on " in seen
+    killed.__exit__(None, None, None)
+    assert open_runs(str(place.lake)) == []
+    # A lake where no file can be made is no reason not to run.
+    for lake in ("gs:?//", "nowhere://lake"):
+        with open_run(lake, "b-run", date(2025, 1, 8), "night", begun):
+            assert open_runs(lake) == []
 
 
 def test_executors_with_what_the_driver_has_pass(spark: SparkSession) -> None:
