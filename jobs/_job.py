@@ -42,6 +42,8 @@ from nimc_spark.ml.persistence import write_folder
 from nimc_spark.reports.page import html_page
 
 LOGGER = logging.getLogger("nimc")
+# What a context may have for the result line, also of a run that fails.
+_KNOWN = ("overrides", "samples", "gates", "warnings")
 # Counts of what readers see.
 _PUBLISHED = ("recommendations", "predictions")
 
@@ -180,7 +182,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
 
     The config is checked before Spark starts. The last line on standard output is one JSON object, also for a failure;
     everything else goes to standard error, which spark-submit joins to it. A run that had reached the lake leaves a row
-    in `runs`, failed or not, unless it is not `recorded`.
+    in `runs`, failed or not, and until then is one of `open_runs`, unless it is not `recorded`.
     """
     begun = time.perf_counter()
     log_to_stderr()
@@ -195,10 +197,9 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
         if arguments.dry_run:
             result, status = _dry_result(context), "dry run"
         else:
-            ensure_writable(context.config.lake)
+            ensure_writable(config.lake)
             if recorded:
-                about = context.run_id, run_date, name, context.started
-                noted.enter_context(open_run(config.lake, *about))
+                noted.enter_context(open_run(config.lake, context.run_id, run_date, name, context.started))
             with _ending_on_sigterm(), context.kept:
                 result = body(context)
     except SystemExit as leave:
@@ -211,8 +212,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
         status = "failed"
         report_failure(error)
         if context is not None:
-            extra = {"stages": context.stages, **({"samples": context.samples} if context.samples else {})}
-            result = Result(context.counts, context.metrics, {}, context.table_versions, extra)
+            result = Result(context.counts, context.metrics, {}, context.table_versions, {"stages": context.stages})
     line = _line(name, status, context, time.perf_counter() - begun, result, error)
     # What fails before it reaches the lake leaves nothing there.
     if recorded and context is not None and status != "dry run" and "lake" in context.__dict__:
@@ -239,9 +239,7 @@ def _line(
         "metrics": result.metrics,
         "paths": result.paths,
         **result.extra,
-        **({"overrides": context.overrides} if context is not None and context.overrides else {}),
-        **({"gates": context.gates} if context is not None and context.gates else {}),
-        **({"warnings": context.warnings} if context is not None and context.warnings else {}),
+        **({} if context is None else {name: known for name in _KNOWN if (known := getattr(context, name))}),
         **({} if error is None else {"error": cause(error)}),
     }
 

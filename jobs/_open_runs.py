@@ -11,9 +11,10 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from nimc_spark.errors import NimcError
@@ -21,48 +22,58 @@ from nimc_spark.io.tables import absolute
 from nimc_spark.ml.persistence import file_system
 
 FOLDER = "runs_open"
-# Arrow does not know every file system that Spark does; its own errors are ValueErrors.
-_NO_FILES = (NimcError, OSError, ValueError)
+# Arrow does not know every file system that Spark does.
+_NO_FILES = (NimcError, OSError, pa.ArrowException)
 _LOG = logging.getLogger("nimc")
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """What its file says of a run; `started` in ISO format, `where` the driver's process and host."""
+
+    run_id: str
+    run_date: str
+    job: str
+    started: str
+    where: str
 
 
 @contextmanager
 def open_run(lake: str, run_id: str, run_date: date, job: str, started: datetime) -> Iterator[None]:
     """Inside, the run is one of `open_runs`. A lake that takes no such file is said so, and no reason to stop."""
-    path = f"{absolute(lake).rstrip('/')}/{FOLDER}/{run_id}.json"
-    note = {
-        "run_id": run_id,
-        "run_date": str(run_date),
-        "job": job,
-        "started": started.isoformat(),
-        "where": f"process {os.getpid()} on {socket.gethostname()}",
-    }
+    where = f"process {os.getpid()} on {socket.gethostname()}"
+    run = OpenRun(run_id, str(run_date), job, started.isoformat(), where)
+    noted = False
     try:
-        files, inner = file_system(path)
-        files.create_dir(inner.rsplit("/", 1)[0], recursive=True)
-        with files.open_output_stream(inner) as stream:
-            stream.write(json.dumps(note).encode())
+        files, folder = _folder(lake)
+        files.create_dir(folder, recursive=True)
+        with files.open_output_stream(f"{folder}/{run_id}.json") as stream:
+            stream.write(json.dumps(asdict(run)).encode())
+        noted = True
     except _NO_FILES as error:
-        _LOG.warning("that this run has begun could not be noted in %s: %s", path, error)
-        yield
-        return
+        _LOG.warning("that this run has begun could not be noted in %s/%s: %s", lake, FOLDER, error)
     try:
         yield
     finally:
-        with suppress(OSError):
-            files.delete_file(inner)
+        if noted:
+            with suppress(OSError):
+                files.delete_file(f"{folder}/{run_id}.json")
 
 
-def open_runs(lake: str) -> list[dict[str, Any]]:
+def open_runs(lake: str) -> list[OpenRun]:
     """What is known of runs that have not ended, the first begun first: they run now, or were killed."""
     try:
-        files, folder = file_system(f"{absolute(lake).rstrip('/')}/{FOLDER}")
+        files, folder = _folder(lake)
         found = files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     except _NO_FILES:
         return []
-    notes = []
+    runs = []
     for info in found:
-        # One that ends meanwhile, or is being written, is none.
-        with suppress(OSError, ValueError), files.open_input_stream(info.path) as stream:
-            notes.append(json.loads(stream.read()))
-    return sorted(notes, key=lambda note: str(note["started"]))
+        # One that ends meanwhile, is being written, or is no such file, is none.
+        with suppress(OSError, ValueError, TypeError), files.open_input_stream(info.path) as stream:
+            runs.append(OpenRun(**json.loads(stream.read())))
+    return sorted(runs, key=lambda run: run.started)
+
+
+def _folder(lake: str) -> tuple[pafs.FileSystem, str]:
+    return file_system(f"{absolute(lake).rstrip('/')}/{FOLDER}")

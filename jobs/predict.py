@@ -83,13 +83,14 @@ def body(context: Context) -> Result:
             }
         )
         written = context.lake.write("predictions", rows, replace_where={"run_date": context.run_date})
-        shown = {} if "pairs" in request.tables else {"samples": samples(config, scored, tables.items)}
+        if "pairs" not in request.tables:
+            context.samples += samples(config, scored, tables.items)
     with context.stage("quarantine"):
         write_quarantine(context.lake, request.rejected, context.run_id, context.run_date)
     counts = {**request.counts, **filters.counts, "predictions": written.rows}
     versions = {**tables.versions, "predictions": written.version}
     reasons = {**request.reasons, **filters.reasons}
-    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": reasons, **shown}
+    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": reasons}
     paths = {"predictions": context.lake.path("predictions")}
     if any(reasons.values()):
         paths["quarantine"] = context.lake.path("quarantine")

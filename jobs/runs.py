@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from jobs._job import Context, Result, run_job
-from jobs._open_runs import open_runs
+from jobs._open_runs import OpenRun, open_runs
 from nimc_spark.ml.evaluation import overall
 
 _HEAD = ("started (UTC)", "run_date", "job", "status", "exit", "seconds", "ratings", "rmse", "longest stage", "error")
@@ -64,10 +63,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _open_cells(note: Mapping[str, Any]) -> tuple[str, ...]:
-    started = datetime.fromisoformat(note["started"])
-    about = f"runs now, or was killed: {note['where']}"
-    return (f"{started:%Y-%m-%d %H:%M:%S}", note["run_date"], note["job"], "not ended", "", "", "", "", "", about)
+def _open_cells(run: OpenRun) -> tuple[str, ...]:
+    started = datetime.fromisoformat(run.started)
+    about = f"runs now, or was killed: {run.where}"
+    return (f"{started:%Y-%m-%d %H:%M:%S}", run.run_date, run.job, "not ended", "", "", "", "", "", about)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -54,13 +54,13 @@ def body(context: Context) -> Result:
             # Readers look a user up: files hold ranges of users.
             ranges = rows.repartitionByRange(USER).sortWithinPartitions(USER, "rank")
             written = context.lake.write("recommendations", ranges, replace_where={"run_date": context.run_date})
-            shown = samples(config, rows, tables.items)
+            context.samples += samples(config, rows, tables.items)
     counts["recommendations"] = written.rows
     if not model.ranks:
         context.warnings.append(RANKS_BY_RATINGS)
     versions = {**tables.versions, "recommendations": written.version}
     paths = {"recommendations": context.lake.path("recommendations")}
-    return Result(counts, {}, paths, versions, {"model_version": entry.version, "samples": shown})
+    return Result(counts, {}, paths, versions, {"model_version": entry.version})
 
 
 def _checks(

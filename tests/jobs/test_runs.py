@@ -42,15 +42,14 @@ def test_the_last_runs_as_a_table(
     assert list((place.lake / FOLDER).iterdir()) == []
 
 
-def test_a_run_that_was_killed_is_seen(
-    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_killed_is_seen(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = night.copied(tmp_path)
     begun = datetime(2025, 1, 8, 3, 0, 0, tzinfo=UTC)
     killed = open_run(str(place.lake), "a-run", date(2025, 1, 8), "night", begun)
     killed.__enter__()
-    (place.lake / FOLDER / "half.json").write_text("{")
-    assert [note["run_id"] for note in open_runs(str(place.lake))] == ["a-run"]
+    for name, content in {"half": "{", "foreign": "[1]", "other": '{"job": "x"}'}.items():
+        (place.lake / FOLDER / f"{name}.json").write_text(content)
+    assert [run.run_id for run in open_runs(str(place.lake))] == ["a-run"]
     assert runs.main(place.arguments({})) == 0
     *lines, _ = capsys.readouterr().out.splitlines()
     (seen,) = (line for line in lines if "not ended" in line)
