@@ -354,11 +354,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Gates(_Section):
-    """What must hold before a model is promoted and lists are published; a limit of null is not checked.
+    """What must hold before tables, models and lists take the place of earlier ones; a limit of null is not checked.
 
-    A refusal has exit code 4 and leaves the model in production and all published rows as they are.
+    A refusal has exit code 4 and leaves the tables, the model in production and all published rows as they are.
     """
 
+    rows_fall: Share | None = Field(
+        0.2, description="largest fall in the rows of ratings, of users or of items since the last prepare, as a share"
+    )
     rmse_rise: Strength | None = Field(
         0.02, description="RMSE above that of the model in production, as a share, on rows that neither was trained on"
     )
@@ -539,15 +542,22 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: a file that cannot be read, unknown keys, wrong types, values out of range: all of them, one a line.
     """
-    return parse_config(read_tree(path, overrides), path)
+    return parse_config(read_tree(path, overrides), path, overrides)
 
 
-def parse_config(tree: Tree, origin: str = "config") -> Config:
-    """The config of an already merged tree; `origin` names it in errors."""
+def parse_config(tree: Tree, origin: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """The config of an already merged tree; errors name `origin`, or the override that set what is wrong."""
     try:
         return Config.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        raise UsageError("\n".join(f"{origin}: {line}" for line in messages(error, Config))) from None
+        lines = [f"{_origin(line, origin, overrides)}: {line}" for line in messages(error, Config)]
+        raise UsageError("\n".join(lines)) from None
+
+
+def _origin(fault: str, origin: str, overrides: Sequence[str]) -> str:
+    """Of a fault's line, which begins with its key: the last override of this key or of one above, else `origin`."""
+    own = [override for override in overrides if fault.startswith(override.partition("=")[0])]
+    return f"--set {own[-1]}" if own else origin
 
 
 def resolved(config: Config) -> Mapping[str, Any]:

@@ -13,9 +13,10 @@ from jobs._config import Filter, Source
 from jobs._job import Context
 from nimc_spark.engine.index import align_id, id_type, quoted
 from nimc_spark.errors import UsageError
+from nimc_spark.io.books import keep_books
 from nimc_spark.io.contracts import ITEM, USER
-from nimc_spark.io.prepare import Classified, books, classify_pairs, count_reasons, rejections
-from nimc_spark.io.quarantine import write_quarantine
+from nimc_spark.io.prepare import classify_pairs
+from nimc_spark.io.quarantine import Classified
 from nimc_spark.io.sources import read_source
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml import NIMCModel
@@ -63,12 +64,12 @@ def read_filters(context: Context, model: NIMCModel, candidates: Source | None =
     if not named:
         return Filters()
     tables = {name: _classified(context, name, source) for name, source in named.items()}
-    found = count_reasons(tables)
-    reasons, counts = rejections(found), _books(found, named)
-    rejected = {f"filters.{name}": table.rejected if reasons[name] else None for name, table in tables.items()}
-    write_quarantine(context.lake, rejected, context.run_id, context.run_date)
+    wheres = {name: _where(name, source) for name, source in named.items()}
+    denying = [name for name in named if name.startswith("deny")]
+    books = keep_books(
+        context.lake, tables, wheres, context.run_id, context.run_date, prefix="filters.", may_be_empty=denying
+    )
     rows = {name: _in_force(context, model, name, named[name], table.used) for name, table in tables.items()}
-    counts |= _in_force_counts(rows)
     choices = [name for name, own in rows.items() if own.allows and own.by_user]
     if len(choices) > 1:
         raise UsageError(f"{' and '.join(choices)} both name users: candidates of users come from one table")
@@ -78,8 +79,8 @@ def read_filters(context: Context, model: NIMCModel, candidates: Source | None =
         _items(model, [own for own in rows.values() if not own.by_user]),
         own_pairs[0] if own_pairs else None,
         reduce(DataFrame.unionByName, denied) if denied else None,
-        counts,
-        reasons,
+        {**books.counts, **_in_force_counts(rows)},
+        books.reasons,
     )
 
 
@@ -104,17 +105,6 @@ def _classified(context: Context, name: str, source: Source) -> Classified:
 
 def _days(source: Source) -> list[str]:
     return [day for day in (source.since, source.until) if day is not None] if isinstance(source, Filter) else []
-
-
-def _books(found: Mapping[str, Mapping[str | None, int]], named: Mapping[str, Source]) -> dict[str, int]:
-    """`books`, where a table that denies may be empty."""
-    counts: dict[str, int] = {}
-    for name, by_reason in found.items():
-        if not by_reason and name.startswith("deny"):
-            counts |= {f"{name}_{part}": 0 for part in ("in", "used", "quarantined")}
-        else:
-            counts |= books({name: by_reason}, {name: _where(name, named[name])})
-    return counts
 
 
 def _in_force(context: Context, model: NIMCModel, name: str, source: Source, used: DataFrame) -> _Rows:

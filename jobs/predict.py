@@ -19,18 +19,10 @@ from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
 from nimc_spark.engine.context import held
 from nimc_spark.errors import DataError, UsageError
+from nimc_spark.io.books import Books, keep_books
 from nimc_spark.io.contracts import ITEM, USER
-from nimc_spark.io.prepare import (
-    Classified,
-    Rules,
-    books,
-    classify_attributes,
-    classify_pairs,
-    classify_ratings,
-    count_reasons,
-    rejections,
-)
-from nimc_spark.io.quarantine import write_quarantine
+from nimc_spark.io.prepare import Rules, classify_attributes, classify_pairs, classify_ratings
+from nimc_spark.io.quarantine import Classified
 from nimc_spark.io.sources import read_source
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml import NIMCModel
@@ -38,20 +30,13 @@ from nimc_spark.ml import NIMCModel
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked, by table name ("users", "items", "pairs", "ratings"), with the books of accepted and rejected
-    rows."""
+    """What was asked, by table name ("users", "items", "pairs", "ratings"), with its books."""
 
     tables: Mapping[str, Classified]
-    reasons: Mapping[str, Mapping[str, int]]
-    counts: Mapping[str, int]
+    books: Books
 
     def used(self, name: str) -> DataFrame | None:
         return self.tables[name].used if name in self.tables else None
-
-    @property
-    def rejected(self) -> dict[str, DataFrame | None]:
-        """For `write_quarantine`."""
-        return {f"predict.{name}": t.rejected if self.reasons[name] else None for name, t in self.tables.items()}
 
 
 def body(context: Context) -> Result:
@@ -85,11 +70,9 @@ def body(context: Context) -> Result:
         written = context.lake.write("predictions", rows, replace_where={"run_date": context.run_date})
         if "pairs" not in request.tables:
             context.samples += samples(config, scored, tables.items)
-    with context.stage("quarantine"):
-        write_quarantine(context.lake, request.rejected, context.run_id, context.run_date)
-    counts = {**request.counts, **filters.counts, "predictions": written.rows}
+    counts = {**request.books.counts, **filters.counts, "predictions": written.rows}
     versions = {**tables.versions, "predictions": written.version}
-    reasons = {**request.reasons, **filters.reasons}
+    reasons = {**request.books.reasons, **filters.reasons}
     extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": reasons}
     paths = {"predictions": context.lake.path("predictions")}
     if any(reasons.values()):
@@ -130,8 +113,9 @@ def _read(context: Context) -> _Request:
     sources = _sources(context)
     wheres = {name: f"predict.{name} ({source.path})" for name, source in sources.items()}
     tables = {name: _classify(context, name, source, wheres[name]) for name, source in sources.items()}
-    reasons = count_reasons(tables)
-    return _Request(tables, rejections(reasons), books(reasons, wheres))
+    return _Request(
+        tables, keep_books(context.lake, tables, wheres, context.run_id, context.run_date, prefix="predict.")
+    )
 
 
 def _classify(context: Context, name: str, source: Source, where: str) -> Classified:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from jobs._gates import input_checks, require
 from jobs._job import Context, Result, run_job
 from nimc_spark.io.prepare import Rules, prepare
+from nimc_spark.io.snapshots import snapshot_rows
 
 
 def body(context: Context) -> Result:
@@ -20,13 +22,30 @@ def body(context: Context) -> Result:
         item_features=config.declared("items"),
     )
     with context.stage("prepare"):
-        prepared = prepare(context.lake, sources, config.raw_columns(), rules, context.run_id, context.run_date)
+        prepared = prepare(
+            context.lake,
+            sources,
+            config.raw_columns(),
+            rules,
+            context.run_id,
+            context.run_date,
+            accept=lambda counts: _judge(context, counts),
+        )
     return Result(
         counts=prepared.counts,
         paths={name: context.lake.path(name) for name in prepared.versions},
         table_versions=prepared.versions,
         extra={"quarantine_reasons": prepared.reasons},
     )
+
+
+def _judge(context: Context, counts: Mapping[str, int]) -> None:
+    """Raises GateError where so many rows are missing that the tables had better stay."""
+    context.counts |= counts
+    gates = context.config.gates
+    before = {} if gates.rows_fall is None else snapshot_rows(context.lake)
+    rows = [f"{name} {n}, now {counts.get(f'{name}_used', 0)}" for name, n in sorted(before.items())]
+    require(context, f"the tables stay as they were: rows of {'; of '.join(rows)}", input_checks(gates, counts, before))
 
 
 def main(argv: Sequence[str]) -> int:

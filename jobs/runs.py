@@ -14,8 +14,20 @@ from jobs._job import Context, Result, run_job
 from jobs._open_runs import OpenRun, open_runs
 from nimc_spark.ml.evaluation import overall
 
-_HEAD = ("started (UTC)", "run_date", "job", "status", "exit", "seconds", "ratings", "rmse", "longest stage", "error")
-_ERROR_SHOWN = 100
+_HEAD = (
+    "started (UTC)",
+    "run_date",
+    "job",
+    "status",
+    "exit",
+    "seconds",
+    "ratings",
+    "rmse",
+    "longest stage",
+    "run_id",
+    "error",
+)
+_ERROR_SHOWN = 200
 
 
 def body(context: Context) -> Result:
@@ -59,6 +71,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(counts.get("ratings_used", counts.get("ratings_training", ""))),
         "" if rmse is None else f"{rmse:.4f}",
         "" if longest is None else f"{longest[0]} {longest[1]:.1f}",
+        row["run_id"],
         error[0] if len(error[0]) <= _ERROR_SHOWN else error[0][: _ERROR_SHOWN - 1] + "…",
     )
 
@@ -66,7 +79,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _open_cells(run: OpenRun) -> tuple[str, ...]:
     started = datetime.fromisoformat(run.started)
     about = f"runs now, or was killed: {run.where}"
-    return (f"{started:%Y-%m-%d %H:%M:%S}", run.run_date, run.job, "not ended", "", "", "", "", "", about)
+    return (f"{started:%Y-%m-%d %H:%M:%S}", run.run_date, run.job, "not ended", "", "", "", "", "", run.run_id, about)
 
 
 def main(argv: Sequence[str]) -> int:

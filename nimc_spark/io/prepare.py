@@ -9,10 +9,9 @@ equal, and not at all if they differ, since nothing says which one is right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import reduce
 from typing import Any, Literal
 
 from pyspark.sql import Column, DataFrame, Window
@@ -23,6 +22,7 @@ from nimc_spark.data.declarations import Declaration
 from nimc_spark.engine.index import quoted
 from nimc_spark.engine.profile import LARGEST
 from nimc_spark.errors import DataError
+from nimc_spark.io.books import keep_books
 from nimc_spark.io.contracts import (
     DAY_TYPES,
     ID_TYPES,
@@ -36,7 +36,7 @@ from nimc_spark.io.contracts import (
     type_name,
 )
 from nimc_spark.io.feature_faults import feature_faults
-from nimc_spark.io.quarantine import REASON, Faults, first_reason, row_json, write_quarantine
+from nimc_spark.io.quarantine import REASON, UNPARSEABLE, Classified, Faults, first_reason, row_json
 from nimc_spark.io.snapshots import publish_snapshot
 from nimc_spark.io.sources import CORRUPT, Source, read_source
 from nimc_spark.io.tables import Lake
@@ -47,8 +47,6 @@ _ROW = "__nimc_row"
 _RATING, _WEIGHT = "__nimc_rating", "__nimc_weight"
 _RANK, _COPIES, _LIST, _KEPT = "__nimc_rank", "__nimc_copies", "__nimc_list", "__nimc_kept"
 _KNOWN = "__nimc_known"
-UNPARSEABLE = "unparseable row"
-_OF_SCHEMA = "; does the schema have a type for each column of the file, in its order?"
 _GARBLED = "id in another character encoding, see options.encoding"
 
 
@@ -80,15 +78,6 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Classified:
-    """A raw table with `REASON`; `used` and `rejected` are its two parts as they are written."""
-
-    rows: DataFrame
-    used: DataFrame
-    rejected: DataFrame
-
-
-@dataclass(frozen=True)
 class Prepared:
     """`counts` as ratings_in, ratings_used, ratings_quarantined, …; `reasons` by table; `versions` as written."""
 
@@ -98,21 +87,28 @@ class Prepared:
 
 
 def prepare(
-    lake: Lake, sources: Mapping[str, Source], columns: Columns, rules: Rules, run_id: str, run_date: date
+    lake: Lake,
+    sources: Mapping[str, Source],
+    columns: Columns,
+    rules: Rules,
+    run_id: str,
+    run_date: date,
+    accept: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Prepared:
     """Reads `sources` ("ratings", and "users", "items" if there are any), and writes the tables of the same names.
 
-    Readers see all of them or none: they go by the snapshot, which is committed last.
+    Readers see all of them or none: they go by the snapshot, which is committed last. `accept` sees the counts before
+    any of these tables is written, and may raise; rejected rows are in quarantine by then.
 
     Raises:
         DataError: missing files or columns, wrong types, tables of which no row can be used, books that do not balance.
     """
     tables = _classified(lake, sources, columns, rules)
-    reasons = count_reasons(tables)
-    # Before the books, which refuse a table of which no row can be used: then too it is said why of each.
-    rejected = {name: t.rejected if rejections(reasons)[name] else None for name, t in tables.items()}
-    written = {"quarantine": write_quarantine(lake, rejected, run_id, run_date)}
-    counts = books(reasons, {name: f"{name} ({source.path})" for name, source in sources.items()})
+    wheres = {name: f"{name} ({source.path})" for name, source in sources.items()}
+    books = keep_books(lake, tables, wheres, run_id, run_date)
+    counts, written = books.counts, {"quarantine": books.quarantine}
+    if accept is not None:
+        accept(counts)
     for name in ("users", "items", "ratings"):
         if name in tables:
             written[name] = lake.write(name, tables[name].used)
@@ -122,7 +118,7 @@ def prepare(
             raise DataError(f"table {name}: {commit.rows} rows written, {due} counted: the source changed meanwhile")
     versions = {name: commit.version for name, commit in written.items()}
     publish_snapshot(lake, {name: version for name, version in versions.items() if name in tables}, run_id, run_date)
-    return Prepared(counts, rejections(reasons), versions)
+    return Prepared(counts, books.reasons, versions)
 
 
 def classify_attributes(
@@ -336,40 +332,6 @@ def _not_finite(column: Column) -> Column:
 
 def _rejected(rows: DataFrame, row: Column) -> DataFrame:
     return rows.where(F.col(REASON).isNotNull()).select(row.alias("row"), F.col(REASON).alias("reason"))
-
-
-def count_reasons(tables: Mapping[str, Classified]) -> dict[str, dict[str | None, int]]:
-    """Rows by table and reason, None for accepted ones; one Spark job for all tables."""
-    reasons: dict[str, dict[str | None, int]] = {name: {} for name in tables}
-    frames = [t.rows.groupBy(F.lit(name).alias("table"), REASON).count() for name, t in tables.items()]
-    for row in reduce(DataFrame.unionAll, frames).collect():
-        reasons[row["table"]][row[REASON]] = row["count"]
-    return reasons
-
-
-def rejections(reasons: Mapping[str, Mapping[str | None, int]]) -> dict[str, dict[str, int]]:
-    """Rejected rows by table and reason."""
-    return {name: {r: n for r, n in by.items() if r is not None} for name, by in reasons.items()}
-
-
-def books(reasons: Mapping[str, Mapping[str | None, int]], wheres: Mapping[str, str]) -> dict[str, int]:
-    """ratings_in = ratings_used + ratings_quarantined, … for each table; `wheres` names them in errors.
-
-    Raises DataError for a table without a row, or without one that can be used.
-    """
-    counts: dict[str, int] = {}
-    for name, by_reason in reasons.items():
-        rows, used = sum(by_reason.values()), by_reason.get(None, 0)
-        where = wheres[name]
-        if rows == 0:
-            raise DataError(f"{where}: is empty: it has no row")
-        if used == 0:
-            worst = sorted(((n, r) for r, n in by_reason.items() if r is not None), reverse=True)
-            hint = _OF_SCHEMA if worst[0][1] == UNPARSEABLE else ""
-            found = "; ".join(f"{reason}: {n}" for n, reason in worst)
-            raise DataError(f"{where}: none of {rows} rows can be used: {found}{hint}")
-        counts |= {f"{name}_in": rows, f"{name}_used": used, f"{name}_quarantined": rows - used}
-    return counts
 
 
 def _check_type(df: DataFrame, column: str, allowed: Sequence[str], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import reduce
 
@@ -19,6 +20,18 @@ REASON = "__nimc_reason"
 
 Faults = Sequence[tuple[Column, str]]
 """Conditions, and the reason that each is; the first that holds counts. A null condition does not hold."""
+
+
+UNPARSEABLE = "unparseable row"
+
+
+@dataclass(frozen=True)
+class Classified:
+    """A raw table with `REASON`; `used` and `rejected` are its two parts as they are written."""
+
+    rows: DataFrame
+    used: DataFrame
+    rejected: DataFrame
 
 
 def first_reason(faults: Faults) -> Column:

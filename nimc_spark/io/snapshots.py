@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
+from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import ddl
 from nimc_spark.io.tables import Lake
 
@@ -23,3 +24,14 @@ def current_snapshot(lake: Lake) -> dict[str, int] | None:
     found = lake.find("snapshots")
     row = None if found is None else found.first()
     return None if row is None else dict(row["table_versions"])
+
+
+def snapshot_rows(lake: Lake) -> dict[str, int]:
+    """Rows of the tables in the current snapshot, by name; a table that is not there any more has none."""
+    rows = {}
+    for name, version in (current_snapshot(lake) or {}).items():
+        try:
+            rows[name] = lake.read(name, version).count()
+        except DataError:
+            rows[name] = 0
+    return rows

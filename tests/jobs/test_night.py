@@ -240,6 +240,7 @@ def test_what_was_measured_before_publishing_is_in_the_line(night: Night) -> Non
     assert gates["rmse_rise"]["value"] is None
 
 
+@pytest.mark.soak
 def test_another_date_stands_beside_the_first(night: Night, spark: SparkSession, tmp_path: Path) -> None:
     place = night.copied(tmp_path)
     lake = Lake(spark, str(place.lake))

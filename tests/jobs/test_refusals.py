@@ -145,7 +145,11 @@ def test_attributes_of_another_width_than_the_models(kept: Workplace) -> None:
     ],
 )
 def test_new_users_that_cannot_be_used(kept: Workplace, content: str, schema: str, message: str) -> None:
-    error = refused(kept, 3, predict.main, predict={"users": kept.csv("new.csv", content, schema)})
+    before = kept.commits()
+    error = kept.run(predict.main, predict={"users": kept.csv("new.csv", content, schema)}).refused(3)
+    written = {name.split("/")[0] for name in kept.commits() - before}
+    # What was read and rejected can be looked at.
+    assert written == ({"quarantine"} if "can be used" in message else set())
     assert error.startswith(f"predict.users ({kept.folder}/new.csv): ")
     assert message in error
 

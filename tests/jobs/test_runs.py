@@ -32,8 +32,9 @@ def test_the_last_runs_as_a_table(
     rmse = night.outcome.done()["metrics"]["new_user/known_item"]["model"]["rmse"]
     assert good.split()[2:6] == [RUN_DATE, "night", "done", "0"]
     assert f"  379      {rmse:.4f}  " in good
+    assert f"  {night.outcome.line['run_id']}" in good
     assert failed.split()[2:6] == [RUN_DATE, "score", "failed", "3"]
-    assert failed.endswith(message[:99] + "…")
+    assert failed.endswith(message if len(message) <= 200 else message[:199] + "…")
     # Looking at runs is no run.
     assert Lake(spark, str(place.lake)).read("runs").count() == 2
     line = place.run(runs.main, "--set", "runs.last=1").done()

@@ -51,6 +51,7 @@ def test_a_study_that_there_is_not() -> None:
     assert "invalid choice: 'weather'" in err
 
 
+@pytest.mark.soak
 def test_the_certificate_of_a_night_s_model(
     spark: SparkSession, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from tests.jobs.tiny import tiny
 def test_exit_2_for_a_wrong_config(tmp_path: Path) -> None:
     place = tiny(tmp_path)
     message = place.submit("night", "--set", "model.rnak=3").refused(2)
-    assert message.startswith(f'{tmp_path}/config.yaml: model.rnak: unknown key; did you mean "rank"? allowed: rank, ')
+    assert message.startswith('--set model.rnak=3: model.rnak: unknown key; did you mean "rank"? allowed: rank, ')
     assert not place.lake.exists()
 
 

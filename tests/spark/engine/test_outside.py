@@ -97,6 +97,7 @@ def test_driver_and_jobs_give_the_same_bits_however_the_ratings_are_partitioned(
         assert persisted(spark) == before
 
 
+@pytest.mark.soak
 def test_the_sums_are_those_of_items_in_the_blocks(problem: RatingProblem, sides: Mapping[SideName, SideData]) -> None:
     model = shape("float64")
     answers = []

@@ -80,6 +80,7 @@ def test_a_certificate_is_of_the_data_of_its_training_alone(spark: SparkSession)
             certificate(model, other)
 
 
+@pytest.mark.soak
 def test_a_model_without_a_parameter_has_no_certificate(spark: SparkSession) -> None:
     data = OneClass(spark)
     nothing = [data.nothing(name) for name in ("user", "item")]

@@ -79,6 +79,7 @@ def test_training_is_as_with_vectors_made_by_hand(spark: SparkSession, toy: Toy)
     np.testing.assert_allclose(*pairs, rtol=1e-6)
 
 
+@pytest.mark.soak
 def test_any_partitioning_gives_the_same_bits_and_nothing_is_kept(
     spark: SparkSession, toy: Toy, model: NIMCModel
 ) -> None:

@@ -152,6 +152,7 @@ def test_who_lists_by_predicted_ratings_is_told(
         NIMC(objective="ranking", positiveFrom=float("nan")).fit(toy.train)
 
 
+@pytest.mark.soak
 def test_scores_of_averaged_starts_are_their_mean(toy: Toy, tmp_path: Path) -> None:
     settings = {"rank": 2, "activation": "tanh", "starts": 2, "maxIter": 6, "clip": False, "dtype": "float64"}
     together = NIMC(**settings, averageStarts=True).setUsers(toy.users).setItems(toy.items).fit(toy.train)
@@ -190,6 +191,7 @@ def test_what_a_person_should_know_is_in_the_summary(toy: Toy) -> None:
     assert re.search(r"^30 ratings for \d+ parameters: regParam decides", few.summary.warnings[0])
 
 
+@pytest.mark.soak
 def test_a_tensor_start_is_the_first_start(spark: SparkSession) -> None:
     """It begins nearer to a planted model than a random one, and says that the data are few."""
     random = np.random.default_rng(5)

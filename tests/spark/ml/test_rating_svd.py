@@ -120,6 +120,7 @@ def test_a_side_without_a_table_knows_trained_ids_alone(toy: Toy, model: NIMCMod
     assert sources == {(True, "baseline"), (False, "model")}
 
 
+@pytest.mark.soak
 def test_an_item_of_the_complement_without_a_rating_has_zeros(spark: SparkSession, toy: Toy) -> None:
     clicks = toy.train.where("item > 2").withColumn("rating", F.lit(1.0))
     fitted = estimator(toy, complementWeight=0.1, groupRegParam={}).fit(clicks)

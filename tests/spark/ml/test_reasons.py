@@ -56,6 +56,7 @@ def test_a_reason_is_what_the_score_loses(spark: SparkSession, toy: Toy, feature
     assert {side for side, *_ in found[NOBODY, 2]} <= {"items"}
 
 
+@pytest.mark.soak
 def test_members_give_the_reasons_of_their_cells(spark: SparkSession, toy: Toy, feature_model: NIMCModel) -> None:
     brief: dict[str, Any] = {"maxIter": 3, "clip": False, "seed": 5}
     warm = NIMC(rank=2, userFeatures=[{"kind": "id"}, {"kind": "history"}], **brief).fit(toy.train)
@@ -87,6 +88,7 @@ def test_ids_are_matched_by_value_and_every_pair_comes_back_as_it_was(
     assert {reason.side for reason in found["1", "x"]} <= {"users"}
 
 
+@pytest.mark.soak
 def test_binary_ids_without_linear_terms(spark: SparkSession, toy: Toy) -> None:
     train = toy.train.select(F.unhex(F.hex("user")).alias("user"), F.unhex(F.hex("item")).alias("item"), "rating")
     features = [{"kind": "id"}, {"kind": "history"}]
