@@ -20,7 +20,7 @@ demo: setup  ## MovieLens-100k from raw files to recommendations; SOURCE=DIR for
 test: lint  ## every check but the soak
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-soak: setup  ## what takes minutes: faults, load, browser
+soak: setup  ## what takes long: faults, load, browser
 	$(BIN)/python -m pytest -m soak || [ $$? -eq 5 ]
 
 lint: setup  ## ruff, mypy, layers

@@ -354,13 +354,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Gates(_Section):
-    """What must hold before tables, models and lists take the place of earlier ones; a limit of null is not checked.
+    """What must hold before tables, a model or lists take the place of earlier ones; a limit of null is not checked.
 
-    A refusal has exit code 4 and leaves the tables, the model in production and all published rows as they are.
+    A refusal has exit code 4 and leaves what it judges as it was: the tables (`rows_fall`), the model in production,
+    published rows.
     """
 
     rows_fall: Share | None = Field(
-        0.2, description="largest fall in the rows of ratings, of users or of items since the last prepare, as a share"
+        0.2,
+        description="fall in usable rows of ratings, users or items since the tables of before, as a share of those",
     )
     rmse_rise: Strength | None = Field(
         0.02, description="RMSE above that of the model in production, as a share, on rows that neither was trained on"
@@ -550,14 +552,21 @@ def parse_config(tree: Tree, origin: str = "config", overrides: Sequence[str] = 
     try:
         return Config.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        lines = [f"{_origin(line, origin, overrides)}: {line}" for line in messages(error, Config)]
+        lines = [f"{_origin(key, origin, overrides)}: {line}" for key, line in messages(error, Config)]
         raise UsageError("\n".join(lines)) from None
 
 
-def _origin(fault: str, origin: str, overrides: Sequence[str]) -> str:
-    """Of a fault's line, which begins with its key: the last override of this key or of one above, else `origin`."""
-    own = [override for override in overrides if fault.startswith(override.partition("=")[0])]
-    return f"--set {own[-1]}" if own else origin
+def _origin(key: str, origin: str, overrides: Sequence[str]) -> str:
+    """Where a fault of `key` comes from: the last override of it or of a section that it is in, else `origin`, with the
+    overrides inside of it."""
+    keyed = [(override.partition("=")[0].strip(), override) for override in overrides]
+    above = [override for own, override in keyed if _is_within(key, own)]
+    inside = [override for own, override in keyed if _is_within(own, key)]
+    return f"--set {above[-1]}" if above else " ".join([origin, *(f"--set {override}" for override in inside)])
+
+
+def _is_within(key: str, section: str) -> bool:
+    return not section or key == section or key.startswith((f"{section}.", f"{section}["))
 
 
 def resolved(config: Config) -> Mapping[str, Any]:

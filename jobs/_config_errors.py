@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -12,13 +12,17 @@ from pydantic.fields import FieldInfo
 _MAX_SHOWN = 80
 
 
-def messages(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """One line for each fault of `error`, found while validating `root`."""
+def messages(error: ValidationError, root: type[BaseModel]) -> list[tuple[str, str]]:
+    """The dotted key, "" for the whole, and one line for each fault of `error`, found while validating `root`."""
     return [_message(dict(fault), root) for fault in error.errors(include_url=False)]
 
 
-def _message(fault: Mapping[str, Any], root: type[BaseModel]) -> str:
+def _message(fault: Mapping[str, Any], root: type[BaseModel]) -> tuple[str, str]:
     loc = [part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("<"))]
+    return _dotted(loc), _line(fault, loc, root)
+
+
+def _line(fault: Mapping[str, Any], loc: Sequence[Any], root: type[BaseModel]) -> str:
     key = _dotted(loc)
     siblings, field = _schema_at(root, loc)
     if fault["type"] == "extra_forbidden":

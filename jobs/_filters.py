@@ -29,14 +29,13 @@ class Filters:
     """Rows in force, with ids in the model's types; None where nothing of the kind is declared.
 
     items: DataFrame(item column of the model), all that can be recommended. candidates: DataFrame(user, item); whoever
-    has rows there gets none but these. denied: DataFrame(user, item). `counts` and `reasons` are the books.
+    has rows there gets none but these. denied: DataFrame(user, item). `counts` has the books and the rows in force.
     """
 
     items: DataFrame | None = None
     candidates: DataFrame | None = None
     denied: DataFrame | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
-    reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def recommend(self, model: NIMCModel, k: int, users: DataFrame, seen: DataFrame | None = None) -> DataFrame:
         """`model.recommend` under these filters; `seen` are pairs (user, item) that are left out as well."""
@@ -69,6 +68,7 @@ def read_filters(context: Context, model: NIMCModel, candidates: Source | None =
     books = keep_books(
         context.lake, tables, wheres, context.run_id, context.run_date, prefix="filters.", may_be_empty=denying
     )
+    context.enter_books(books)
     rows = {name: _in_force(context, model, name, named[name], table.used) for name, table in tables.items()}
     choices = [name for name, own in rows.items() if own.allows and own.by_user]
     if len(choices) > 1:
@@ -80,7 +80,6 @@ def read_filters(context: Context, model: NIMCModel, candidates: Source | None =
         own_pairs[0] if own_pairs else None,
         reduce(DataFrame.unionByName, denied) if denied else None,
         {**books.counts, **_in_force_counts(rows)},
-        books.reasons,
     )
 
 

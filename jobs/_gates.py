@@ -50,11 +50,15 @@ def require(context: Context, what: str, checks: Sequence[Check]) -> None:
         raise GateError(f"{'; '.join(failed)}; {what}; {_WHAT_TO_DO}")
 
 
-def input_checks(gates: Gates, counts: Mapping[str, int], before: Mapping[str, int]) -> list[Check]:
-    """Of the counts of `prepare` against the rows that its tables have had `before`: the one that would lose most."""
-    both = [(name, rows) for name, rows in before.items() if rows and f"{name}_used" in counts]
-    falls = [(name, 1 - counts[f"{name}_used"] / rows) for name, rows in both]
-    return _worst("rows_fall", falls, gates.rows_fall)
+def input_checks(limit: float, counts: Mapping[str, int], before: Mapping[str, int | None]) -> dict[str, Check]:
+    """Of the tables that `prepare` has read, by name: (rows before − rows used) / rows before, NaN where those before
+    are None, not known any more. A table that was empty is not measured."""
+    falls = {
+        name: math.nan if rows is None else (rows - counts[f"{name}_used"]) / rows
+        for name, rows in before.items()
+        if rows != 0 and f"{name}_used" in counts
+    }
+    return {name: Check(f"rows_fall of {name}", fall, limit) for name, fall in falls.items()}
 
 
 def model_checks(gates: Gates, cells: Mapping[str, Mapping[str, Any]]) -> list[Check]:
@@ -88,19 +92,15 @@ def list_checks(
 
 def unknown_checks(gates: Gates, unseen: Sequence[tuple[str, Mapping[str, Mapping[str, int]]]]) -> list[Check]:
     """Of counts by side and column (`unseen_counts`): the column with the largest share of unknown values."""
-    shares = [
-        (f"{side}.{column}", of["unknown"] / max(of["rows"], 1))
+    limit = gates.unknown_values
+    checks = [
+        Check(f"unknown_values of {side}.{column}", of["unknown"] / max(of["rows"], 1), limit)
         for side, columns in unseen
         for column, of in columns.items()
+        if limit is not None
     ]
-    return _worst("unknown_values", shares, gates.unknown_values)
-
-
-def _worst(gate: str, shares: Sequence[tuple[str, float]], limit: float | None) -> list[Check]:
-    """The check of the largest share, of equal ones the first; none without shares or a limit."""
-    if limit is None:
-        return []
-    return [Check(f"{gate} of {name}", share, limit) for name, share in sorted(shares, key=lambda of: -of[1])[:1]]
+    # Of equal ones the first.
+    return sorted(checks, key=lambda check: -check.value)[:1]
 
 
 def _limited(gates: Gates, found: Sequence[tuple[str, float, bool]]) -> Iterator[Check]:

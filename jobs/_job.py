@@ -33,6 +33,7 @@ from jobs._settings import is_local
 from nimc_spark import __version__
 from nimc_spark.engine.cells import MAIN
 from nimc_spark.errors import NimcError, UsageError
+from nimc_spark.io.books import Books
 from nimc_spark.io.failures import translated
 from nimc_spark.io.registry import Entry, Registry
 from nimc_spark.io.runs import Run, record_run
@@ -43,7 +44,7 @@ from nimc_spark.reports.page import html_page
 
 LOGGER = logging.getLogger("nimc")
 # What a context may have for the result line, also of a run that fails.
-_KNOWN = ("overrides", "samples", "gates", "warnings")
+_KNOWN = ("overrides", "quarantine_reasons", "samples", "gates", "warnings")
 # Counts of what readers see.
 _PUBLISHED = ("recommendations", "predictions")
 
@@ -65,8 +66,9 @@ class Context:
 
     `table_versions` are those that this run has written: its later stages read them, whoever writes meanwhile.
     `models` are those that it has loaded; what is entered into `kept`, such as their factors, stays until its end.
-    `entry` is the model that it trained or chose, for its later stages. `counts`, `metrics`, `gates`, `warnings` and
-    `samples` are what is known so far, also for a run that fails. `overrides` are those of the command line.
+    `entry` is the model that it trained or chose, for its later stages. `counts`, `quarantine_reasons`, `metrics`,
+    `gates`, `warnings` and `samples` are what is known so far, also for a run that fails. `overrides` are those of the
+    command line.
     """
 
     job: str
@@ -81,6 +83,7 @@ class Context:
     models: dict[Hashable, NIMCModel] = field(default_factory=dict)
     entry: Entry | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    quarantine_reasons: dict[str, Mapping[str, int]] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     gates: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -112,6 +115,11 @@ class Context:
     @cached_property
     def registry(self) -> Registry:
         return Registry(self.lake, self.config.name)
+
+    def enter_books(self, books: Books) -> None:
+        """Into the result line, also of a run that fails."""
+        self.counts |= books.counts
+        self.quarantine_reasons |= books.reasons
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

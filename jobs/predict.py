@@ -19,7 +19,7 @@ from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
 from nimc_spark.engine.context import held
 from nimc_spark.errors import DataError, UsageError
-from nimc_spark.io.books import Books, keep_books
+from nimc_spark.io.books import keep_books
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.io.prepare import Rules, classify_attributes, classify_pairs, classify_ratings
 from nimc_spark.io.quarantine import Classified
@@ -30,10 +30,9 @@ from nimc_spark.ml import NIMCModel
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked, by table name ("users", "items", "pairs", "ratings"), with its books."""
+    """What was asked, by table name: "users", "items", "pairs", "ratings"."""
 
     tables: Mapping[str, Classified]
-    books: Books
 
     def used(self, name: str) -> DataFrame | None:
         return self.tables[name].used if name in self.tables else None
@@ -70,12 +69,11 @@ def body(context: Context) -> Result:
         written = context.lake.write("predictions", rows, replace_where={"run_date": context.run_date})
         if "pairs" not in request.tables:
             context.samples += samples(config, scored, tables.items)
-    counts = {**request.books.counts, **filters.counts, "predictions": written.rows}
+    counts = {**context.counts, **filters.counts, "predictions": written.rows}
     versions = {**tables.versions, "predictions": written.version}
-    reasons = {**request.books.reasons, **filters.reasons}
-    extra = {"model_version": entry.version, "unseen": unseen, "quarantine_reasons": reasons}
+    extra = {"model_version": entry.version, "unseen": unseen}
     paths = {"predictions": context.lake.path("predictions")}
-    if any(reasons.values()):
+    if any(context.quarantine_reasons.values()):
         paths["quarantine"] = context.lake.path("quarantine")
     return Result(counts, {}, paths, versions, extra)
 
@@ -113,9 +111,8 @@ def _read(context: Context) -> _Request:
     sources = _sources(context)
     wheres = {name: f"predict.{name} ({source.path})" for name, source in sources.items()}
     tables = {name: _classify(context, name, source, wheres[name]) for name, source in sources.items()}
-    return _Request(
-        tables, keep_books(context.lake, tables, wheres, context.run_id, context.run_date, prefix="predict.")
-    )
+    context.enter_books(keep_books(context.lake, tables, wheres, context.run_id, context.run_date, prefix="predict."))
+    return _Request(tables)
 
 
 def _classify(context: Context, name: str, source: Source, where: str) -> Classified:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from jobs._gates import input_checks, require
 from jobs._job import Context, Result, run_job
+from nimc_spark.io.books import Books
 from nimc_spark.io.prepare import Rules, prepare
 from nimc_spark.io.snapshots import snapshot_rows
 
@@ -29,23 +31,30 @@ def body(context: Context) -> Result:
             rules,
             context.run_id,
             context.run_date,
-            accept=lambda counts: _judge(context, counts),
+            accept=partial(_judge, context),
         )
     return Result(
-        counts=prepared.counts,
+        counts=prepared.books.counts,
         paths={name: context.lake.path(name) for name in prepared.versions},
         table_versions=prepared.versions,
-        extra={"quarantine_reasons": prepared.reasons},
     )
 
 
-def _judge(context: Context, counts: Mapping[str, int]) -> None:
-    """Raises GateError where so many rows are missing that the tables had better stay."""
-    context.counts |= counts
-    gates = context.config.gates
-    before = {} if gates.rows_fall is None else snapshot_rows(context.lake)
-    rows = [f"{name} {n}, now {counts.get(f'{name}_used', 0)}" for name, n in sorted(before.items())]
-    require(context, f"the tables stay as they were: rows of {'; of '.join(rows)}", input_checks(gates, counts, before))
+def _judge(context: Context, books: Books) -> None:
+    """Raises GateError where so few rows can be used that the tables had better stay."""
+    context.enter_books(books)
+    gates, counts = context.config.gates, books.counts
+    if gates.rows_fall is None:
+        return
+    with context.stage("gates"):
+        before = snapshot_rows(context.lake)
+        checks = input_checks(gates.rows_fall, counts, before)
+        lost = [
+            f"{name} had {before[name]} rows, now {counts[f'{name}_used']} of {counts[f'{name}_in']} can be used"
+            for name, check in checks.items()
+            if not check.holds
+        ]
+        require(context, "; ".join([*lost, "the tables stay as they were"]), list(checks.values()))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ equal, and not at all if they differ, since nothing says which one is right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from nimc_spark.data.declarations import Declaration
 from nimc_spark.engine.index import quoted
 from nimc_spark.engine.profile import LARGEST
 from nimc_spark.errors import DataError
-from nimc_spark.io.books import keep_books
+from nimc_spark.io.books import Books, keep_books
 from nimc_spark.io.contracts import (
     DAY_TYPES,
     ID_TYPES,
@@ -79,11 +79,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class Prepared:
-    """`counts` as ratings_in, ratings_used, ratings_quarantined, …; `reasons` by table; `versions` as written."""
+    """The books of what came in, and the versions of the tables as written, by name."""
 
-    counts: Mapping[str, int]
-    reasons: Mapping[str, Mapping[str, int]]
-    versions: Mapping[str, int] = field(default_factory=dict)
+    books: Books
+    versions: Mapping[str, int]
 
 
 def prepare(
@@ -93,11 +92,11 @@ def prepare(
     rules: Rules,
     run_id: str,
     run_date: date,
-    accept: Callable[[Mapping[str, int]], None] | None = None,
+    accept: Callable[[Books], None] | None = None,
 ) -> Prepared:
     """Reads `sources` ("ratings", and "users", "items" if there are any), and writes the tables of the same names.
 
-    Readers see all of them or none: they go by the snapshot, which is committed last. `accept` sees the counts before
+    Readers see all of them or none: they go by the snapshot, which is committed last. `accept` sees the books before
     any of these tables is written, and may raise; rejected rows are in quarantine by then.
 
     Raises:
@@ -108,7 +107,7 @@ def prepare(
     books = keep_books(lake, tables, wheres, run_id, run_date)
     counts, written = books.counts, {"quarantine": books.quarantine}
     if accept is not None:
-        accept(counts)
+        accept(books)
     for name in ("users", "items", "ratings"):
         if name in tables:
             written[name] = lake.write(name, tables[name].used)
@@ -118,7 +117,7 @@ def prepare(
             raise DataError(f"table {name}: {commit.rows} rows written, {due} counted: the source changed meanwhile")
     versions = {name: commit.version for name, commit in written.items()}
     publish_snapshot(lake, {name: version for name, version in versions.items() if name in tables}, run_id, run_date)
-    return Prepared(counts, books.reasons, versions)
+    return Prepared(books, versions)
 
 
 def classify_attributes(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
-from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import ddl
+from nimc_spark.io.failures import translated
 from nimc_spark.io.tables import Lake
 
 
@@ -26,12 +26,15 @@ def current_snapshot(lake: Lake) -> dict[str, int] | None:
     return None if row is None else dict(row["table_versions"])
 
 
-def snapshot_rows(lake: Lake) -> dict[str, int]:
-    """Rows of the tables in the current snapshot, by name; a table that is not there any more has none."""
-    rows = {}
-    for name, version in (current_snapshot(lake) or {}).items():
-        try:
-            rows[name] = lake.read(name, version).count()
-        except DataError:
-            rows[name] = 0
-    return rows
+def snapshot_rows(lake: Lake) -> dict[str, int | None]:
+    """Rows of the tables in the current snapshot, by name; None for one that is gone or cannot be read any more."""
+    return {name: _rows(lake, name, version) for name, version in sorted((current_snapshot(lake) or {}).items())}
+
+
+def _rows(lake: Lake, name: str, version: int) -> int | None:
+    try:
+        return lake.read(name, version).count()
+    except Exception as error:
+        if translated(error) is None:
+            raise
+        return None

@@ -37,7 +37,7 @@ MAINS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 # Not those of the first night, so that old and new rows can be told apart.
 SECTIONS: dict[str, dict[str, Any]] = {
-    "prepare": {"rating_range": [1, 4]},
+    "prepare": {"rating_range": [1, 4], "gates": {"rows_fall": None}},
     "train": {"train": {"save_every": 2}},
     "promote": {"refit": True},
     "tune": {"tune": {"space": {"model.rank": [1]}, "rounds": 1}},
@@ -64,7 +64,7 @@ POINTS = [
     ("score", "score: write", 0.5),
     ("score", "score: write", 1.0),
     ("predict", "predict: predict", 0.5),
-    ("predict", "predict: quarantine", 0.0),
+    ("predict", "predict: read", 2.0),
     ("promote", "promote: gates", 0.0),
     ("promote", "promote: refit", 2.0),
     ("tune", "tune: search", 1.0),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from jobs import night as night_job
 from jobs import promote, score, train
 from jobs._config import Gates
-from jobs._gates import Check, model_checks
+from jobs._gates import Check, input_checks, model_checks
 from nimc_spark.io.registry import Registry
 from nimc_spark.io.tables import Lake
 from tests.jobs.conftest import Night
-from tests.jobs.tiny import RUN_DATE, Outcome, Workplace
+from tests.jobs.tiny import REASONS, RUN_DATE, Outcome, Workplace, ratings
 
 TOMORROW = "2025-01-07"
 
@@ -87,6 +89,34 @@ def test_a_model_is_promoted_refitted_and_put_back(night: Night, spark: SparkSes
     back = place.run(promote.main, "--set=promote.model=1").done()
     assert (back["model_version"], "gates" in back) == (1, False)
     assert Registry(lake, "tiny").resolve().version == 1
+
+
+def test_a_night_whose_ratings_came_by_half_stops_before_it_trains(night: Night, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    half = "".join(ratings().splitlines(keepends=True)[:200])
+    place.config["sources"]["ratings"]["path"] = place.text("half.csv", half)
+    before = place.commits()
+    outcome = place.run(night_job.main)
+    gate, lost, stay, _ = outcome.refused(4).split("; ")
+    used = outcome.line["counts"]["ratings_used"]
+    assert gate.startswith("gate rows_fall of ratings: ")
+    assert lost == f"ratings had 379 rows, now {used} of 199 can be used"
+    assert stay == "the tables stay as they were"
+    assert {name for name in place.commits() - before if not name.startswith("quarantine/")} == set()
+    assert outcome.line["quarantine_reasons"]["users"] == REASONS["users"]
+    assert "train" not in outcome.line["stages"]
+
+
+def test_tables_are_compared_by_what_can_be_used() -> None:
+    counts = {"ratings_used": 7, "users_used": 30, "items_used": 5}
+    before = {"ratings": 10, "users": 20, "items": None, "elsewhere": 3}
+    checks = input_checks(0.3, counts, before)
+    assert {name: check.value for name, check in checks.items() if name != "items"} == {"ratings": 0.3, "users": -0.5}
+    assert math.isnan(checks["items"].value)
+    # The limit itself is let through, whatever rounding does.
+    assert all(check.holds for check in checks.values())
+    assert str(input_checks(0.25, counts, before)["ratings"]) == "gate rows_fall of ratings: 0.3 is above 0.25 by 0.05"
+    assert input_checks(0.3, counts, {"ratings": 0}) == {}
 
 
 def test_a_model_is_compared_over_all_cells() -> None:

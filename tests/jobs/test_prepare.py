@@ -104,7 +104,7 @@ def test_clean_tables_and_a_rerun(case: Case) -> None:
     assert [(r["job"], r["status"], r["exit_code"]) for r in runs] == [("prepare", "done", 0)] * 2
     assert runs[1]["table_versions"]["ratings"] == 1
     assert runs[1]["counts"]["ratings_used"] == 3
-    assert set(runs[1]["stages"]) == {"prepare"}
+    assert set(runs[1]["stages"]) == {"prepare", "prepare.gates"}
 
 
 def test_a_file_that_lost_rows_leaves_the_tables_as_they_were(case: Case) -> None:
@@ -112,23 +112,32 @@ def test_a_file_that_lost_rows_leaves_the_tables_as_they_were(case: Case) -> Non
     assert "gates" not in case.done()  # nothing to compare with
     before, snapshots = case.table("ratings"), case.table("snapshots")
     case.ratings("".join(RATINGS.splitlines(keepends=True)[:2]) + "1,11,9,101\n")
-    gate, *rows, _ = case.refused(4).split("; ")
+    gate, lost, *_ = case.refused(4).split("; ")
     assert gate == "gate rows_fall of ratings: 0.666667 is above 0.2 by 0.467"
-    assert rows == ["the tables stay as they were: rows of ratings 3, now 1", "of users 2, now 2"]
+    assert lost == "ratings had 3 rows, now 1 of 2 can be used"
     assert (case.table("ratings"), case.table("snapshots")) == (before, snapshots)
     assert [row["stars"] for _, row, _ in case.quarantine()] == [9.0]  # what was wrong with the file stays readable
     lake = Lake(case.spark, case.config["lake"], "parquet")
     (run,) = lake.read("runs").where("exit_code = 4").collect()
     assert (run["job"], run["counts"]["ratings_in"], run["counts"]["ratings_used"]) == ("prepare", 2, 1)
     # Once it is known to be right, for this once.
-    code, line, err = case.run("--set=gates.rows_fall=0.7")
+    code, line, err = case.run("--set=gates.rows_fall=null")
     assert (code, line["counts"]["ratings_used"]) == (0, 1), err
     assert len(case.table("ratings")) == 1
+    # More than before, and fewer sources, are no fall.
+    case.ratings(RATINGS)
+    del case.config["sources"]["users"]
+    assert [(g["gate"], g["value"]) for g in case.done()["gates"]] == [("rows_fall of ratings", -2.0)]
 
 
 def test_a_table_that_is_gone_is_made_again(case: Case) -> None:
     case.done()
     shutil.rmtree(Path(case.config["lake"]) / "ratings")
+    line = case.done()
+    assert line["counts"]["ratings_used"] == 3
+    assert [(g["gate"], g["value"]) for g in line["gates"]] == [("rows_fall of ratings", None)]
+    (file,) = (Path(case.config["lake"]) / "ratings").glob("**/*.parquet")
+    file.write_bytes(b"PAR1 damaged")
     assert case.done()["counts"]["ratings_used"] == 3
 
 

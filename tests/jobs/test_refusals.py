@@ -144,14 +144,17 @@ def test_attributes_of_another_width_than_the_models(kept: Workplace) -> None:
         ("uid,age,gender\nn,1,F\n", "uid STRING, age STRING, gender STRING", "column 'age' is string"),
     ],
 )
-def test_new_users_that_cannot_be_used(kept: Workplace, content: str, schema: str, message: str) -> None:
-    before = kept.commits()
-    error = kept.run(predict.main, predict={"users": kept.csv("new.csv", content, schema)}).refused(3)
-    written = {name.split("/")[0] for name in kept.commits() - before}
+def test_new_users_that_cannot_be_used(
+    night: Night, tmp_path: Path, spark: SparkSession, content: str, schema: str, message: str
+) -> None:
+    place = night.copied(tmp_path)
+    before = place.commits()
+    error = place.run(predict.main, predict={"users": place.csv("new.csv", content, schema)}).refused(3)
+    assert error.startswith(f"predict.users ({place.folder}/new.csv): ")
+    assert message in error
+    written = {name.split("/")[0] for name in place.commits() - before}
     # What was read and rejected can be looked at.
     assert written == ({"quarantine"} if "can be used" in message else set())
-    assert error.startswith(f"predict.users ({kept.folder}/new.csv): ")
-    assert message in error
 
 
 def test_pairs_that_cannot_be_read(kept: Workplace) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.errors import PythonException
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 
 from jobs import _preflight, runs, score
 from jobs._facts import facts_of
@@ -34,13 +34,20 @@ def test_the_last_runs_as_a_table(
     assert f"  379      {rmse:.4f}  " in good
     assert f"  {night.outcome.line['run_id']}" in good
     assert failed.split()[2:6] == [RUN_DATE, "score", "failed", "3"]
-    assert failed.endswith(message if len(message) <= 200 else message[:199] + "…")
+    assert failed.endswith(f"  {message}")
     # Looking at runs is no run.
     assert Lake(spark, str(place.lake)).read("runs").count() == 2
     line = place.run(runs.main, "--set", "runs.last=1").done()
     assert line["counts"] == {"runs": 1, "runs_failed": 1, "runs_not_ended": 0}
     # None of them has left anything.
     assert list((place.lake / FOLDER).iterdir()) == []
+
+
+def test_a_long_error_is_cut() -> None:
+    begun = datetime(2025, 1, 8, 3, 0, 0)
+    known = {"started": begun, "run_date": begun.date(), "job": "score", "status": "failed", "exit_code": 4}
+    row = Row(**known, seconds=1.0, run_id="a-run", metrics=None, counts=None, stages=None, error="e" * 201 + "\nmore")
+    assert runs._cells(row)[-2:] == ("a-run", "e" * 199 + "…")
 
 
 def test_a_run_that_was_killed_is_seen(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,6 @@ def ids_alone(ratings: DataFrame, per_lane: int) -> BlockSet:
     return build_blocks(ratings, profile_ratings(ratings), IDS_ALONE, "float64", GridLimits(ratings_per_lane=per_lane))
 
 
-@pytest.mark.soak
 def test_above_64_lanes_executors_merge_first(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     user, item = F.col("id") % 250, (F.col("id") * 7 % 13).cast("int")
     ratings = spark.range(300).select(user.alias("user"), item.alias("item"), (F.col("id") % 5 + 0.1).alias("rating"))

@@ -51,7 +51,6 @@ def test_train_validation_split_over_penalties(toy: Toy, estimator: NIMC) -> Non
     )
 
 
-@pytest.mark.soak
 def test_a_list_of_param_maps_gives_a_model_each(toy: Toy, estimator: NIMC) -> None:
     maps = [{estimator.rank: 1}, {estimator.rank: 3, estimator.activation: "tanh"}]
     models = estimator.fit(toy.train, params=maps)
