@@ -50,7 +50,8 @@ def _judge(context: Context, books: Books) -> None:
         before = snapshot_rows(context.lake)
         checks = input_checks(gates.rows_fall, counts, before)
         lost = [
-            f"{name} had {before[name]} rows, now {counts[f'{name}_used']} of {counts[f'{name}_in']} can be used"
+            f"{name} had {before[name]} rows, now {counts[f'{name}_used']} of {counts[f'{name}_in']} can be used "
+            f"({getattr(context.config.sources, name).path})"
             for name, check in checks.items()
             if not check.holds
         ]

@@ -100,7 +100,7 @@ def test_a_night_whose_ratings_came_by_half_stops_before_it_trains(night: Night,
     gate, lost, stay, _ = outcome.refused(4).split("; ")
     used = outcome.line["counts"]["ratings_used"]
     assert gate.startswith("gate rows_fall of ratings: ")
-    assert lost == f"ratings had 379 rows, now {used} of 199 can be used"
+    assert lost == f"ratings had 379 rows, now {used} of 199 can be used ({place.folder}/half.csv)"
     assert stay == "the tables stay as they were"
     assert {name for name in place.commits() - before if not name.startswith("quarantine/")} == set()
     assert outcome.line["quarantine_reasons"]["users"] == REASONS["users"]

@@ -114,7 +114,7 @@ def test_a_file_that_lost_rows_leaves_the_tables_as_they_were(case: Case) -> Non
     case.ratings("".join(RATINGS.splitlines(keepends=True)[:2]) + "1,11,9,101\n")
     gate, lost, *_ = case.refused(4).split("; ")
     assert gate == "gate rows_fall of ratings: 0.666667 is above 0.2 by 0.467"
-    assert lost == "ratings had 3 rows, now 1 of 2 can be used"
+    assert lost == f"ratings had 3 rows, now 1 of 2 can be used ({case.folder}/ratings.csv)"
     assert (case.table("ratings"), case.table("snapshots")) == (before, snapshots)
     assert [row["stars"] for _, row, _ in case.quarantine()] == [9.0]  # what was wrong with the file stays readable
     lake = Lake(case.spark, case.config["lake"], "parquet")
