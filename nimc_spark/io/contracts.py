@@ -89,7 +89,7 @@ _TABLES = (
     Table("items", "Accepted items with their raw attributes.", (_ITEM,), open=True),
     Table(
         "quarantine",
-        "Rejected rows, also of failed runs. A rerun for the same run_date replaces the rows of the tables that it reads.",
+        "Rejected rows, also of failed runs. A rerun for the same run_date replaces those of the tables that it reads.",
         (
             _RUN_DATE,
             Column("table", "string", "the raw table that the row came from"),
