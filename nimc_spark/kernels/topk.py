@@ -5,11 +5,17 @@
 Multiplications and additions are rounded one by one in column order, never fused and never reordered, so that a score
 has the same bits from the compiled loop, from numpy and from SQL, whatever the tiling.
 
-Candidates are found by a matrix product in float32, t ≈ s, whose order of sums nobody knows. Whatever it is,
+Candidates are found by matrix products in float32, t ≈ s, whose order of sums nobody knows. Whatever it is,
 
     |t_ij − s_ij| ≤ b_i = (c + 2) 2⁻²³ ‖p_i‖ max_j ‖q_j‖       (twice the usual bound, with room for float64's rounding)
 
-so that with τ_i the k-th largest t of user i, each of the k best items has t ≥ τ_i − 2 b_i. Those alone get a score.
+so that with σ_i the k-th best score of user i so far, what displaces it has t ≥ σ_i − b_i. Only that gets a score.
+
+Items are taken some at a time, those first that can have the largest scores. With the means p̄ and q̄ of users and items,
+
+    s_ij = p_i·q̄ + p_i·(q_j − q̄) ≤ p_i·q̄ + p̄·(q_j − q̄) + ‖p_i − p̄‖ ‖q_j − q̄‖
+
+and a user whose σ_i is above the largest such bound of all items that are left is done: they are not multiplied at all.
 
 Conventions
 -----------
@@ -33,10 +39,13 @@ Exclusions: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 # Items scored at once: a stripe of 8 KB stays in the first-level cache, its rows of Qt in the second.
 STRIPE = 1024
-# Products held at once, 4 bytes each.
+# Products held at once, 4 bytes each, and items that they are of.
 _PRODUCTS = 1 << 21
+_STEP = 512
 # So many of them are looked at in one go.
 _SCAN = 64
+# Users are told apart by so many distances from their mean.
+_LEVELS = 16
 # Beyond this, sums of products in float32 may overflow.
 _FLOAT32_LARGE = 1e37
 # Scores the numpy twin holds at once (8 bytes each).
@@ -86,17 +95,47 @@ def _fill_by_product(
     positions: NDArray[np.int32],
     scores: Floats,
 ) -> None:
-    """The same as `fill_numpy`, candidates first; some users at a time, so that their products stay in the cache."""
-    n, width, m = P.shape[0], P.shape[1], Qt.shape[1]
-    Q, P32, Qt32 = np.ascontiguousarray(Qt.T), P.astype(np.float32), Qt.astype(np.float32)
-    norms = np.sqrt((P * P).sum(axis=1)), np.sqrt((Q * Q).sum(axis=1)).max(initial=0.0)
-    # Below the least normal number float32 rounds to multiples of 2⁻¹⁴⁹.
-    slack = 2 * ((width + 2) * 2.0**-23 * norms[0] * norms[1] + (width + 2) * 2.0**-148)
-    rows = max(1, _PRODUCTS // max(m, 1))
+    """The same as `fill_numpy`, candidates first; as many users at a time as keep their products in the cache."""
+    (n, k), m = positions.shape, Qt.shape[1]
+    if n == 0 or m == 0:
+        return
+    order, most, slack = _by_most(P, Qt)
+    Q = np.ascontiguousarray(Qt.T)
+    P32, Qt32 = P.astype(np.float32), Qt[:, order].astype(np.float32)
+    counts = np.zeros(n, np.int64)
+    rows = max(1, _PRODUCTS // _STEP)
     for first in range(0, n, rows):
-        cut = slice(first, min(first + rows, n))
-        products = P32[cut] @ Qt32
-        _select(products, slack[cut], P[cut], Q, indptr[first:], indices, positions[cut], scores[cut])
+        users = np.arange(first, min(first + rows, n))
+        for number, start in enumerate(range(0, m, _STEP)):
+            cut = slice(start, start + _STEP)
+            users = users[~((counts[users] == k) & (scores[users, 0] > most[users, number]))]
+            if users.size == 0:
+                break
+            products = P32[users] @ Qt32[:, cut]
+            _select(products, users, order[cut], slack, P, Q, indptr, indices, counts, positions, scores)
+    _sort_heaps(positions, scores, counts)
+
+
+def _by_most(P: Floats, Qt: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """The order in which items are taken; for each user and each `_STEP` of them a score that nothing from there on is
+    above; and by how much a product in float32 may be below a score."""
+    width = P.shape[1] + 2
+    centre, middle = P.mean(axis=0), Qt.mean(axis=1)
+    others = Qt - middle[:, None]
+    shared, spread = centre @ others, np.sqrt((others * others).sum(axis=0))
+    norms, apart = (np.sqrt((own * own).sum(axis=1)) for own in (P, P - centre))
+    longest = np.sqrt((Qt * Qt).sum(axis=0)).max()
+    levels = np.quantile(apart, np.arange(1, _LEVELS + 1) / _LEVELS, method="higher")
+    order = np.argsort(-(shared + levels[_LEVELS // 2] * spread), kind="stable")
+    bounds = shared[order] + levels[:, None] * spread[order]
+    tiles = np.maximum.reduceat(bounds, np.arange(0, bounds.shape[1], _STEP), axis=1)
+    beyond = np.maximum.accumulate(tiles[:, ::-1], axis=1)[:, ::-1]
+    # Below the least normal number float32 rounds to multiples of 2⁻¹⁴⁹.
+    slack = width * 2.0**-23 * norms * longest + width * 2.0**-148
+    # Far more than float64 has rounded on the way to here.
+    rounding = width * 2.0**-46 * (norms + np.sqrt(centre @ centre)) * longest
+    most = (P @ middle)[:, None] + beyond[np.searchsorted(levels, apart)] + (slack + rounding)[:, None]
+    return order, most, slack
 
 
 def fill_numpy(
@@ -179,16 +218,37 @@ def _rise(positions: Any, scores: Any, hole: int, score: float, position: int) -
 
 
 @jit()
-def _select(products: Any, slack: Any, P: Any, Q: Any, indptr: Any, indices: Any, positions: Any, scores: Any) -> None:
-    """Of each row of products the candidates, and of these the k best by their scores."""
+def _holds(values: Any, start: int, stop: int, wanted: int) -> bool:
+    """Whether `wanted` is among the ascending values[start:stop]."""
+    low, high = start, stop
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return bool(low < stop and values[low] == wanted)
+
+
+@jit()
+def _select(
+    products: Any,
+    users: Any,
+    items: Any,
+    slack: Any,
+    P: Any,
+    Q: Any,
+    indptr: Any,
+    indices: Any,
+    counts: Any,
+    positions: Any,
+    scores: Any,
+) -> None:
+    """Takes the candidates among products (users, items) into the users' heaps of `counts` entries, by their scores."""
     m, width, k = products.shape[1], P.shape[1], positions.shape[1]
-    candidates = np.empty(m, np.int32)
-    best, places = np.empty(k), np.zeros(k, np.int32)
-    for i in range(products.shape[0]):
-        row = products[i]
-        for e in range(indptr[i], indptr[i + 1]):
-            row[indices[e]] = -np.inf
-        count, filled, threshold = 0, 0, np.float32(-np.inf)
+    for r in range(products.shape[0]):
+        row, i = products[r], users[r]
+        threshold = _threshold(scores[i, 0], slack[i]) if counts[i] == k else np.float32(-np.inf)
         for start in range(0, m, _SCAN):
             stop = min(start + _SCAN, m)
             # Few runs hold a candidate: to see that takes a loop without branches.
@@ -198,34 +258,34 @@ def _select(products: Any, slack: Any, P: Any, Q: Any, indptr: Any, indices: Any
             if hits == 0:
                 continue
             for j in range(start, stop):
-                value = row[j]
-                if value >= threshold and value > -np.inf:
-                    candidates[count] = j
-                    count += 1
-                    if filled < k:
-                        _rise(places, best, filled, value, j)
-                        filled += 1
-                    elif value > best[0]:
-                        _sink(places, best, k, value, j)
-                    if filled == k:
-                        # Lower by more than rounding to float32 can raise it.
-                        threshold = np.float32(best[0] - slack[i] - abs(best[0] - slack[i]) * 2.0**-22)
-        found = 0
-        for e in range(count):
-            j = candidates[e]
-            if row[j] >= threshold:
+                if row[j] < threshold or _holds(indices, indptr[i], indptr[i + 1], items[j]):
+                    continue
                 score = 0.0
                 for c in range(width):
-                    score += P[i, c] * Q[j, c]
+                    score += P[i, c] * Q[items[j], c]
                 if not np.isfinite(score):
                     continue
-                # Positions ascend, so an equal score never displaces.
-                if found < k:
-                    _rise(positions[i], scores[i], found, score, j)
-                    found += 1
-                elif score > scores[i, 0]:
-                    _sink(positions[i], scores[i], k, score, j)
-        _sort_heap(positions[i], scores[i], found)
+                if counts[i] < k:
+                    _rise(positions[i], scores[i], counts[i], score, items[j])
+                    counts[i] += 1
+                elif score > scores[i, 0] or (score == scores[i, 0] and items[j] < positions[i, 0]):
+                    _sink(positions[i], scores[i], k, score, items[j])
+                else:
+                    continue
+                if counts[i] == k:
+                    threshold = _threshold(scores[i, 0], slack[i])
+
+
+@jit()
+def _threshold(worst: float, slack: float) -> Any:
+    """Below `worst` − `slack` by more than rounding to float32 can raise it."""
+    return np.float32(worst - slack - abs(worst - slack) * 2.0**-22)
+
+
+@jit()
+def _sort_heaps(positions: Any, scores: Any, counts: Any) -> None:
+    for i in range(counts.shape[0]):
+        _sort_heap(positions[i], scores[i], counts[i])
 
 
 @jit()
@@ -263,5 +323,4 @@ def _fill_compiled(P: Any, Qt: Any, indptr: Any, indices: Any, positions: Any, s
                 if stripe[j] > scores[i, 0] and np.isfinite(stripe[j]):
                     _sink(positions[i], scores[i], k, stripe[j], start + j)
                 j += 1
-    for i in range(n):
-        _sort_heap(positions[i], scores[i], filled[i])
+    _sort_heaps(positions, scores, filled)

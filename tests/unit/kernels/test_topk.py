@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nimc_spark.kernels import topk
@@ -66,11 +66,51 @@ def test_scores_that_float32_cannot_tell_apart(path: str, scale: float) -> None:
     assert as_lists(*topk.top_k_tile(P, Q.T, 7, csr(mask))) == reference(P, Q, 7, mask)
 
 
-def test_more_users_than_are_multiplied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The shapes of the products that are looked at, eight items and eleven users at most at a time."""
+    if not HAVE_NUMBA:
+        pytest.skip("numba is absent")
+    shapes: list[tuple[int, int]] = []
+    select = topk._select
+    monkeypatch.setattr(topk, "_STEP", 8)
     monkeypatch.setattr(topk, "_PRODUCTS", 90)
+    monkeypatch.setattr(
+        topk, "_select", lambda products, *rest: (shapes.append(products.shape), select(products, *rest))
+    )
+    return shapes
+
+
+def test_users_and_items_are_multiplied_some_at_a_time(multiplied: list[tuple[int, int]]) -> None:
     random = np.random.default_rng(6)
     P, Q, mask = random.normal(size=(23, 3)), random.normal(size=(31, 3)), random.random((23, 31)) < 0.3
     assert as_lists(*topk.top_k_tile(P, Q.T, 5, csr(mask))) == reference(P, Q, 5, mask)
+    assert multiplied[0] == (11, 8)
+    # A user who gets all there is sees all.
+    multiplied.clear()
+    assert as_lists(*topk.top_k_tile(P, Q.T, 31, csr(mask))) == reference(P, Q, 31, mask)
+    assert sum(users * items for users, items in multiplied) == 23 * 31
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e15])
+def test_items_that_cannot_reach_a_list_are_not_multiplied(multiplied: list[tuple[int, int]], scale: float) -> None:
+    """Items differ in popularity, users in how far they are from the mean: some need most items, others a few."""
+    random = np.random.default_rng(7)
+    P, Q = random.normal(size=(40, 4)), 0.3 * random.normal(size=(400, 4))
+    P *= 3.0 ** random.integers(-4, 3, size=(40, 1))
+    P[:, 0], Q[:, 0] = 1.0, random.normal(size=400)
+    P, mask = scale * (P + 5.0), random.random((40, 400)) < 0.1
+    assert as_lists(*topk.top_k_tile(P, Q.T, 3, csr(mask))) == reference(P, Q, 3, mask)
+    assert sum(users * items for users, items in multiplied) < 0.6 * 40 * 400
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_ties_across_steps(multiplied: list[tuple[int, int]], m: int, k: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    P, Q = random.integers(-1, 3, size=(5, 2)).astype(float), random.integers(-2, 3, size=(m, 2)).astype(float)
+    mask = random.random((5, m)) < 0.2
+    assert as_lists(*topk.top_k_tile(P, Q.T, k, csr(mask))) == reference(P, Q, k, mask)
 
 
 def test_ties_go_to_the_lower_position(path: str) -> None:
