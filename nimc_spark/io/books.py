@@ -42,13 +42,20 @@ def keep_books(
     """Counts the rows of `tables` and writes the rejected ones into quarantine, there as `prefix` + the table's name.
 
     `wheres` names the tables in errors. Raises DataError for a table without a row unless it `may_be_empty`, and for
-    one of which no row can be used; its rows are in quarantine then.
+    one of which no row can be used; its rows are in quarantine then. Raises it also where a source changed meanwhile.
     """
     found = _found(tables)
     reasons = {name: {reason: n for reason, n in by.items() if reason is not None} for name, by in found.items()}
     rejected = {f"{prefix}{name}": t.rejected if reasons[name] else None for name, t in tables.items()}
     quarantine = write_quarantine(lake, rejected, run_id, run_date)
+    check_written("quarantine", quarantine, sum(n for by in reasons.values() for n in by.values()))
     return Books(_counts(found, wheres, may_be_empty), reasons, quarantine)
+
+
+def check_written(table: str, commit: Written, due: int) -> None:
+    """Raises DataError where a commit has not the rows that were counted: they were read twice."""
+    if commit.rows != due:
+        raise DataError(f"table {table}: {commit.rows} rows written, {due} counted: the source changed meanwhile")
 
 
 def _found(tables: Mapping[str, Classified]) -> _Found:
