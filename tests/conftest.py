@@ -21,6 +21,11 @@ TEST_SETTINGS = {
     "spark.sql.shuffle.partitions": "1",
     "spark.default.parallelism": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
+    # Code for a query that runs once takes longer to generate than it saves, and nobody looks at the plans: a small fit
+    # took 0.75 of the time with these three. Jobs that tests submit run without them.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.ui.explainMode": "simple",
+    "spark.sql.maxPlanStringLength": "100",
     # Tests run short queries, each once: the optimizing JIT costs more than it gives back. Without it the JVM keeps 48
     # MB of compiled code, which generated classes fill within a minute: then nothing is compiled any more.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m",
