@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -134,6 +135,7 @@ def main() -> int:
     print(
         f"Done in {time.perf_counter() - begun:.0f} s (night {night['seconds']:.0f}, predict {predict['seconds']:.0f})"
     )
+    print(f"The next night: ./spark-submit.sh night {shlex.join(arguments)}")
     return 0
 
 
