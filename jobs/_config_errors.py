@@ -19,11 +19,11 @@ def messages(error: ValidationError, root: type[BaseModel]) -> list[tuple[str, s
 
 def _message(fault: Mapping[str, Any], root: type[BaseModel]) -> tuple[str, str]:
     loc = [part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("<"))]
-    return _dotted(loc), _line(fault, loc, root)
-
-
-def _line(fault: Mapping[str, Any], loc: Sequence[Any], root: type[BaseModel]) -> str:
     key = _dotted(loc)
+    return key, _line(fault, key, loc, root)
+
+
+def _line(fault: Mapping[str, Any], key: str, loc: Sequence[Any], root: type[BaseModel]) -> str:
     siblings, field = _schema_at(root, loc)
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), siblings, 1)
