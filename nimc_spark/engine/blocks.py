@@ -18,7 +18,6 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -185,6 +184,24 @@ class Grid(NamedTuple):
 
     user_parts: int
     item_parts: int
+
+
+class Cells(NamedTuple):
+    """The shape of Ω on its grid: lanes × item parts × rows (users) of a lane × places (items) of an item part, both of
+    the largest. A rating travels under one number, that of its cell in this order (C order)."""
+
+    lanes: int
+    item_parts: int
+    rows: int
+    places: int
+
+    @property
+    def of_lane(self) -> int:
+        return self.item_parts * self.rows * self.places
+
+    def number(self, lane: Column, item_part: Column, row: Column, place: Column) -> Column:
+        first = lane.cast("long") * self.item_parts + item_part
+        return (first * self.rows + row) * self.places + place
 
 
 def grid(profile: RatingsProfile, data: Mapping[SideName, SideData], dtype: str, limits: GridLimits) -> Grid:
@@ -389,21 +406,20 @@ def csr_of_ids(index: pa.Array, start: int) -> Csr:
 
 def _blocks(ratings: DataFrame, users: IndexedSide, items: IndexedSide, dtype: str, limits: GridLimits) -> DataFrame:
     user, item = _small(users).index.alias("u"), _small(items).index.alias("i")
+    shape = Cells(len(users.sizes), len(items.sizes), max(users.sizes), max(items.sizes))
     cells = (
         ratings.alias("r")
         .join(user, F.col("r.user") == F.col("u.id"))
         .join(item, F.col("r.item") == F.col("i.id"))
         .select(
-            F.col("u.part").alias("lane"),
-            F.col("i.part").alias("item_part"),
-            F.col("u.position").alias("row"),
-            F.col("i.position").alias("place"),
+            shape.number(F.col("u.part"), F.col("i.part"), F.col("u.position"), F.col("i.position")).alias("cell"),
             *(f"r.{name}" for name in ratings.columns if name not in ("user", "item")),
         )
     )
     # A partition a lane: Python sorts what it gets, so that Spark need not.
-    build = partial(_build_lanes, rows=users.sizes, dtype=dtype, chunk=limits.ratings_per_chunk)
-    return cells.repartitionById(len(users.sizes), "lane").mapInArrow(build, RECORD_SCHEMA)
+    lane = F.call_function("div", F.col("cell"), F.lit(shape.of_lane)).cast("int")
+    build = partial(_build_lanes, shape=shape, sizes=users.sizes, dtype=dtype, chunk=limits.ratings_per_chunk)
+    return cells.repartitionById(shape.lanes, lane).mapInArrow(build, RECORD_SCHEMA)
 
 
 def _small(side: IndexedSide) -> IndexedSide:
@@ -412,23 +428,26 @@ def _small(side: IndexedSide) -> IndexedSide:
 
 
 def _build_lanes(
-    batches: Iterable[pa.RecordBatch], *, rows: Sequence[int], dtype: str, chunk: int
+    batches: Iterable[pa.RecordBatch], *, shape: Cells, sizes: Sequence[int], dtype: str, chunk: int
 ) -> Iterator[pa.RecordBatch]:
-    """The blocks of the lanes that a partition has whole."""
+    """The blocks of the lanes that a partition has whole; lane l has sizes[l] users."""
     held = list(batches)
     if held:
         table = pa.Table.from_batches(held)
-        for lane in pc.unique(table.column("lane")).to_pylist():
-            own = table.filter(pc.equal(table.column("lane"), lane))
-            yield from _build_lane(lane, own, rows[lane], dtype, chunk).to_batches()
+        cell: Index = table.column("cell").to_numpy()
+        values = {n: _floats(table, n, dtype) for n in ("rating", "weight", "offset") if n in table.column_names}
+        order = _total_order(cell, list(values.values()))
+        cell, values = cell[order], {name: own[order] for name, own in values.items()}
+        lanes = cell // shape.of_lane
+        for first, last in pairwise(np.flatnonzero(np.diff(lanes, prepend=-1, append=-1))):
+            own = {name: of[first:last] for name, of in values.items()}
+            number = int(lanes[first])
+            yield from _build_lane(number, cell[first:last], own, shape, sizes[number], chunk).to_batches()
 
 
-def _build_lane(lane: int, table: pa.Table, rows: int, dtype: str, chunk: int) -> pa.Table:
-    item_part, row, place = (table.column(name).to_numpy() for name in ("item_part", "row", "place"))
-    values = {n: _floats(table, n, dtype) for n in ("rating", "weight", "offset") if n in table.column_names}
-    order = _total_order(item_part, row, place, list(values.values()))
-    item_part, row, place = item_part[order], row[order], place[order].astype(np.int32)
-    values = {name: own[order] for name, own in values.items()}
+def _build_lane(lane: int, cell: Index, values: Mapping[str, Numbers], shape: Cells, rows: int, chunk: int) -> pa.Table:
+    _, item_part, row, place = np.unravel_index(cell, shape)
+    place = place.astype(np.int32)
     records = []
     for first, last in pairwise(np.flatnonzero(np.diff(item_part, prepend=-1, append=-1))):
         for number, start in enumerate(range(first, last, chunk)):
@@ -439,11 +458,9 @@ def _build_lane(lane: int, table: pa.Table, rows: int, dtype: str, chunk: int) -
     return _records(records)
 
 
-def _total_order(item_part: Index, row: Index, place: Index, values: Sequence[Numbers]) -> Index:
-    """By item part, row and place, and repeated pairs by their values, whatever order a shuffle left them in."""
-    cell = item_part.astype(np.int64) * (row.max() + 1) + row
-    cell = cell * (place.max() + 1) + place
-    order = np.argsort(cell, kind="stable")
+def _total_order(cell: Index, values: Sequence[Numbers]) -> Index:
+    """By cell, and repeated pairs by their values, whatever order a shuffle left them in."""
+    order = np.argsort(cell)
     repeats = np.diff(cell[order], prepend=-1) == 0
     first, *others = values
     return np.lexsort((*others, first, cell)) if repeats.any() else order
