@@ -550,7 +550,13 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 def parse_config(tree: Tree, origin: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config of an already merged tree; errors name `origin`, or the override that set what is wrong."""
     try:
-        return Config.model_validate_json(json.dumps(tree, default=str))
+        text = json.dumps(tree, default=str)
+    except (ValueError, RecursionError):
+        raise UsageError(
+            f"{origin}: nested too deeply, or a value that holds itself (an anchor within itself)"
+        ) from None
+    try:
+        return Config.model_validate_json(text)
     except ValidationError as error:
         lines = [f"{_origin(key, origin, overrides)}: {line}" for key, line in messages(error, Config)]
         raise UsageError("\n".join(lines)) from None

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from jobs._config import Filter, Source
 from jobs._job import Context
 from nimc_spark.engine.index import align_id, id_type, quoted
-from nimc_spark.errors import UsageError
+from nimc_spark.errors import DataError, UsageError
 from nimc_spark.io.books import keep_books
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.io.prepare import classify_pairs
@@ -70,6 +70,8 @@ def read_filters(context: Context, model: NIMCModel, candidates: Source | None =
     )
     context.enter_books(books)
     rows = {name: _in_force(context, model, name, named[name], table.used) for name, table in tables.items()}
+    for name, own in rows.items():
+        context.log.info("filters.%s: rows of %s", name, "users and items" if own.by_user else "items, for all users")
     choices = [name for name, own in rows.items() if own.allows and own.by_user]
     if len(choices) > 1:
         raise UsageError(f"{' and '.join(choices)} both name users: candidates of users come from one table")
@@ -99,6 +101,10 @@ def _classified(context: Context, name: str, source: Source) -> Classified:
     columns, days = context.config.raw_columns(), _days(source)
     raw = read_source(context.spark, f"filters.{name}", source.readable(), [columns.item, *days])
     ids = (USER, ITEM) if columns.user in raw.columns or name == "candidates" else (ITEM,)
+    near = [column for column in raw.columns if USER not in ids and column.lower() == columns.user.lower()]
+    if near:
+        # It would hold for everybody.
+        raise DataError(f"{_where(name, source)}: column {near[0]}: columns.user is {columns.user!r}, spell them alike")
     return classify_pairs(raw, columns, _where(name, source), ids, days)
 
 

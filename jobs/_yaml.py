@@ -17,12 +17,20 @@ Tree = dict[str, Any]
 _WHOLE = frozenset({"sources", "features", "predict"})
 
 
+# What a text can make the loader raise: it converts scalars of an explicit tag, such as !!int, unchecked.
+_MALFORMED = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-6 is a number, as in YAML 1.2, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            # `<<: *other`: keys that are merged from another mapping yield to those given here.
+            if key_node.tag == _MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | None):
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
@@ -46,9 +54,9 @@ def read_tree(path: str, overrides: Sequence[str] = ()) -> Tree:
 
 
 def _read_file(path: Path, above: tuple[Path, ...]) -> Tree:
-    if path.resolve() in above:
-        raise UsageError(f"{path}: `extends` goes round in a circle")
     try:
+        if path.resolve() in above:
+            raise UsageError(f"{path}: `extends` goes round in a circle")
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such config file") from None
@@ -56,7 +64,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Tree:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except _MALFORMED as error:
         raise UsageError(f"{path}: not valid YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
         raise UsageError(f"{path}: holds {_kind(tree)}, but a config is a mapping of keys to values")
@@ -93,7 +101,9 @@ def apply_override(tree: Tree, override: str) -> None:
         raise UsageError(f"--set {override}: must be dotted.key=value, such as --set model.rank=20")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
+    except RecursionError:
+        raise UsageError(f"--set {keys[0]}: the value is nested too deeply") from None
+    except _MALFORMED as error:
         raise UsageError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from None
     for depth, key in enumerate(keys[:-1], 1):
         if tree.get(key) is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import NumericType
 
 from jobs._config import Source
 from jobs._filters import Filters, read_filters
@@ -149,9 +150,11 @@ def _extended(tables: Tables, request: _Request) -> Tables:
 def _with_new(table: DataFrame | None, new: DataFrame | None, key: Sequence[str]) -> DataFrame | None:
     if table is None or new is None:
         return table if new is None else new
-    for column in key:
+    for column in set(new.columns) & set(table.columns):
         here, there = new.schema[column].dataType, table.schema[column].dataType
-        if here != there:
+        # Attributes that are numbers of two types are numbers; anything else Spark would cast, or fail to.
+        numbers = isinstance(here, NumericType) and isinstance(there, NumericType) and column not in key
+        if here != there and not numbers:
             raise DataError(
                 f"predict: {column} is {here.simpleString()}, but {there.simpleString()} in the lake: "
                 "give both the same type in predict.*.schema"

@@ -18,6 +18,7 @@ from jobs._tables import Tables, read_tables, shared_model
 from nimc_spark.engine.context import held
 from nimc_spark.engine.list_checks import compare_lists, measure_lists
 from nimc_spark.engine.topk import shortfall
+from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.kernels.model import SideName
 from nimc_spark.ml import NIMCModel
@@ -69,7 +70,7 @@ def _checks(
     """`items`: how many there are to recommend."""
     gates, k = context.config.gates, context.config.score.k
     unseen = [] if gates.unknown_values is None else _unseen(model, tables)
-    before = None if gates.overlap is None and gates.score_drift is None else _before(context)
+    before = None if gates.overlap is None and gates.score_drift is None else _before(context, lists)
     change = None if before is None else compare_lists(lists, before)
     return [
         *list_checks(gates, measure_lists(lists, k, items), counts, items, change),
@@ -84,11 +85,18 @@ def _unseen(model: NIMCModel, tables: Tables) -> list[tuple[str, Mapping[str, Ma
     return [(s.value, own[s].unseen_counts(df)) for own in fitted for s, df in frames.items() if df is not None]
 
 
-def _before(context: Context) -> DataFrame | None:
-    """The lists of the last date before this one."""
+def _before(context: Context, lists: DataFrame) -> DataFrame | None:
+    """The lists of the last date before this one. Raises DataError where they cannot be compared with `lists`."""
     published = context.lake.find("recommendations")
     if published is None:
         return None
+    own = {"run_date": "date", "score": "double"}
+    own |= {name: lists.schema[name.removesuffix("_id")].dataType.simpleString() for name in (USER, ITEM)}
+    there = {field.name: field.dataType.simpleString() for field in published.schema}
+    faults = [f"{n} is {there.get(n, 'missing')}, now {kind}" for n, kind in own.items() if there.get(n) != kind]
+    if faults:
+        path = context.lake.path("recommendations")
+        raise DataError(f"table recommendations: {'; '.join(faults)}: one table has one type; move {path} away")
     earlier = published.where(F.col("run_date") < F.lit(context.run_date))
     last = earlier.agg(F.max("run_date")).collect()[0][0]
     if last is None:

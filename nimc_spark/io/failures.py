@@ -1,7 +1,9 @@
-"""Failures of Spark and Delta in our words: told by their class or error condition, not by their text."""
+"""Failures of Spark and Delta in our words: told by their class or error condition, and by their text only where Java
+says it in no other way, as of a full disk."""
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,7 +42,11 @@ _JAVA: Mapping[str, _Said] = {
     "org.apache.hadoop.security.AccessControlException": (SetupError, "permission denied: {cause}"),
     "org.apache.hadoop.fs.ParentNotDirectoryException": (SetupError, "a parent is a file, not a folder: {cause}"),
     "java.io.FileNotFoundException": (DataError, "{cause}"),
+    "org.apache.hadoop.fs.UnsupportedFileSystemException": (SetupError, "{cause}: its jar is not on the class path"),
+    "java.lang.ClassNotFoundException": (SetupError, "{cause}: its jar is not on the class path"),
 }
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM_TEXTS = ("No space left on device", "Disk quota exceeded")
 _EXECUTORS: Mapping[str, str] = {
     r"^ModuleNotFoundError: No module named '([^']+)'": "the executors' Python has no package {0}",
     r"\[PYTHON_VERSION_MISMATCH\][^:]*: (.+?) than that in driver: ([^,]+),": "the executors' Python is {0}, not {1}",
@@ -68,6 +74,8 @@ def _known(error: BaseException) -> NimcError | None:
         return said or _from_java(origin)
     if isinstance(error, Py4JJavaError):
         return _from_java(error.java_exception)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return _no_room(str(error))
     if isinstance(error, Py4JNetworkError | ConnectionError):
         return SetupError("the connection to Spark was lost: its process ended; its last log lines say why")
     return None
@@ -97,6 +105,8 @@ class _Parameters(dict[str, str]):
 def _from_java(throwable: Any) -> NimcError | None:
     chain = list(_chain(throwable))
     cause = _one_line(chain[-1].getMessage()) if chain else ""
+    if any(text in cause for text in _NO_ROOM_TEXTS):
+        return _no_room(cause)
     for link in chain:
         name = link.getClass().getName()
         if name in _JAVA:
@@ -106,6 +116,17 @@ def _from_java(throwable: Any) -> NimcError | None:
         if said is not None:
             return said
     return None
+
+
+def _no_room(cause: str) -> NimcError:
+    return SetupError(f"the disk is full: {cause}; nothing of this table was published, make room and run it again")
+
+
+def root_cause(error: BaseException) -> str:
+    """What Spark says of the first cause, in one line."""
+    origin = error.java_exception if isinstance(error, Py4JJavaError) else getattr(error, "_origin", None)
+    said = [message for link in _chain(origin) if (message := link.getMessage())]
+    return _one_line(said[-1] if said else error)
 
 
 def _chain(throwable: Any, limit: int = 20) -> Iterator[Any]:

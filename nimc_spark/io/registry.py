@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from nimc_spark.errors import ConflictError, DataError
@@ -48,22 +49,30 @@ class Registry:
         self.name = name
 
     def entries(self) -> list[Entry]:
-        """The log of this model, oldest first."""
+        """The log of this model, oldest first. Raises DataError for a row that is damaged."""
         log = self._lake.find("models")
         rows = [] if log is None else log.where(F.col("name") == self.name).collect()
-        entries = [
-            Entry(
+        return sorted(map(self._entry, rows), key=lambda e: (e.created, e.version))
+
+    def _entry(self, row: Row) -> Entry:
+        """Raises DataError for a row that none of ours wrote."""
+        try:
+            entry = Entry(
                 name=row["name"],
-                version=row["version"],
+                version=int(row["version"]),
                 alias=row["alias"],
-                path=self._inside(row["path"]),
+                path=str(row["path"]),
                 metrics=json.loads(row["metrics"]),
                 lineage=json.loads(row["lineage"]),
                 created=row["created"],
             )
-            for row in rows
-        ]
-        return sorted(entries, key=lambda e: (e.created, e.version))
+            if entry.created is None:
+                raise ValueError("created is null")
+        except (TypeError, ValueError) as error:
+            known = row.asDict()
+            where = f"version {known.get('version')} of {self.name} in {self._lake.path('models')}"
+            raise DataError(f"registry: the row of {where} is damaged ({error}): restore the table") from None
+        return replace(entry, path=self._inside(entry.path))
 
     def new_path(self) -> str:
         """A folder that nobody else has: save a model there, then register it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
+from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import ddl
 from nimc_spark.io.failures import translated
 from nimc_spark.io.tables import Lake
@@ -20,10 +21,14 @@ def publish_snapshot(lake: Lake, versions: Mapping[str, int], run_id: str, run_d
 
 
 def current_snapshot(lake: Lake) -> dict[str, int] | None:
-    """The versions of the input tables by name; None in a lake that prepare has not written."""
+    """The versions of the input tables by name; None in a lake that prepare has not written. Raises DataError for a row
+    that prepare has not written."""
     found = lake.find("snapshots")
     row = None if found is None else found.first()
-    return None if row is None else dict(row["table_versions"])
+    versions = None if row is None else row.asDict().get("table_versions")
+    if row is not None and not versions:
+        raise DataError(f"{lake.path('snapshots')}: the row names no versions: run prepare again, it writes it anew")
+    return None if versions is None else dict(versions)
 
 
 def snapshot_rows(lake: Lake) -> dict[str, int | None]:

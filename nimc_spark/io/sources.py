@@ -19,7 +19,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError, UsageError
-from nimc_spark.io.failures import translated
+from nimc_spark.io.failures import root_cause, translated
 
 CORRUPT = "__nimc_corrupt"
 """Column with the text of a row that could not be parsed by the schema; null for the others."""
@@ -28,6 +28,10 @@ _OURS = {
     name.lower()
     for name in ("mode", "columnNameOfCorruptRecord", "badRecordsPath", "columnPruning", "inferSchema", "path")
 }
+# Spark reads the values of these when the rows are read, and any but these two is an error then.
+_FLAGS = ("header", "enforceSchema", "multiLine", "ignoreLeadingWhiteSpace", "ignoreTrailingWhiteSpace", "preferDate")
+# Of what Spark says about a source.
+_LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,11 @@ class Source:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Raises UsageError for reader options that `read_source` sets itself."""
+    """Raises UsageError for options that `read_source` sets itself, and for flags that are neither true nor false."""
+    flags = {flag.lower(): flag for flag in _FLAGS}
+    for name, value in options.items():
+        if name.lower() in flags and value.lower() not in ("true", "false"):
+            raise UsageError(f"option {name} = {value!r}: must be true or false")
     taken = sorted(name for name in options if name.lower() in _OURS)
     if taken:
         raise UsageError(f"option {', '.join(taken)}: set by the reader itself, so that no row is lost; leave it out")
@@ -72,7 +80,7 @@ def read_source(spark: SparkSession, name: str, source: Source, needed: Sequence
             raise
         if known is None and isinstance(error, PySparkException | Py4JJavaError):
             # Options, schemas and paths are the user's: what Spark says of them is about the source.
-            known = DataError(f"{where} cannot be read: {str(error).splitlines()[0]}")
+            known = DataError(f"{where} cannot be read: {root_cause(error)[:_LONGEST]}")
         if known is None:
             raise
         raise known from error
@@ -106,9 +114,28 @@ def _in_header_order(reader: DataFrameReader, where: str, source: Source, declar
     header = reader.option("inferSchema", "false").csv(source.path).columns
     if not header:
         raise DataError(f"{where}: is empty: not even a header")
+    _check_header(reader, where, source.path, header)
     _check_present(where, declared.names, header)
     types = {f.name: f.dataType for f in declared.fields}
     return StructType([StructField(column, types.get(column, StringType())) for column in header])
+
+
+def _check_header(reader: DataFrameReader, where: str, path: str, header: Sequence[str]) -> None:
+    """Raises DataError for columns without a name, or of one name. Spark reads a header that it has made up names for,
+    which end with the column's place, and then finds that it is not the file's."""
+    if not any(column.endswith(str(place)) for place, column in enumerate(header)):
+        return
+    first = reader.option("header", "false").csv(path).first()
+    names = [] if first is None else [str(name or "").lower() for name in first]
+    unnamed = [str(place) for place, name in enumerate(names, start=1) if not name]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if unnamed:
+        raise DataError(
+            f"{where}: column {', '.join(unnamed)} has no name in the header: name it, or leave it out "
+            "(pandas: to_csv(index=False))"
+        )
+    if twice:
+        raise DataError(f"{where}: column {', '.join(twice)} is in the header twice (upper and lower case are one)")
 
 
 def _read_typed(spark: SparkSession, where: str, source: Source, declared: StructType | None) -> DataFrame:

@@ -23,6 +23,7 @@ from typing import Protocol
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, DataFrameWriter, Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType, TimestampNTZType
 
 from nimc_spark.engine.index import quoted, quoted_name
 from nimc_spark.errors import ConflictError, DataError, SetupError, UsageError
@@ -187,6 +188,7 @@ class _Delta:
         return any(commit["userMetadata"] == mark for commit in self._last_commits(path, _COMMITS_SEARCHED))
 
     def replace(self, path: str, df: DataFrame, where: Where | None, contract: Table) -> Written:
+        self._admit_types(path, df.schema)
         mark = str(uuid.uuid4())
         writer = self._writer(df, contract).mode("overwrite").option("userMetadata", mark)
         if where is not None:
@@ -202,6 +204,19 @@ class _Delta:
                 return Written(commit["version"], int((commit["operationMetrics"] or {}).get("numOutputRows", 0)))
         # Nothing replaced by nothing is no commit.
         return Written(commits[0]["version"], 0)
+
+    def _admit_types(self, path: str, schema: StructType) -> None:
+        """A table whose first rows had no timestamp without a zone takes one only after it was told to."""
+        if TimestampNTZType().simpleString() not in schema.simpleString():
+            return
+        table = f"delta.{quoted_name(path)}"
+        try:
+            features = self._spark.sql(f"DESCRIBE DETAIL {table}").collect()[0]["tableFeatures"]
+        except AnalysisException as error:
+            _check_missing(error)
+            return
+        if "timestampNtz" not in features:
+            self._spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.feature.timestampNtz' = 'supported')")
 
     def _last_commits(self, path: str, count: int) -> list[Row]:
         """Rows of the table's history, newest first; none if there is no table."""

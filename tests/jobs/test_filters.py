@@ -98,6 +98,7 @@ def test_a_request_brings_candidates(place: Workplace, spark: SparkSession) -> N
         ("deny", "film\n1\n", "film LONG", {}, 3, "missing column iid"),
         ("deny", "iid,day\n1,7\n", "iid LONG, day INT", {"since": "day"}, 3, "column day is int; allowed: date"),
         ("deny", "iid\n1\n", "iid LONG", {"until": "day"}, 3, "missing column day"),
+        ("deny", "UID,iid\nu01,1\n", "UID STRING, iid LONG", {}, 3, "column UID: columns.user is 'uid'"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -269,6 +269,10 @@ def test_a_header_is_matched_by_name_or_skipped(case: Case) -> None:
     case.ratings("at;stars;extra;iid;uid\n100;5;x;10;1\n", sep=";")
     case.done()
     assert case.table("ratings") == [(1, 10, 5.0, 100)]
+    # Names that end with their places are names.
+    case.ratings("at,x1,_c2,stars,uid,iid\n100,7,7,5,1,10\n")
+    case.done()
+    assert case.table("ratings") == [(1, 10, 5.0, 100)]
     case.ratings("a:token,b:token,c:float,d:float\n1,10,4,100\n", enforceSchema=True)
     case.done()
     assert case.table("ratings") == [(1, 10, 4.0, 100)]
@@ -294,6 +298,9 @@ def test_a_header_is_matched_by_name_or_skipped(case: Case) -> None:
         (RATINGS, "uid DOUBLE, iid INT, stars DOUBLE, at LONG", "column uid is double; allowed: tinyint"),
         (RATINGS, "uid INT, iid INT, stars STRING, at LONG", "column stars is string; allowed: tinyint"),
         (RATINGS, "uid INTT, iid INT", "INTT"),
+        (",uid,iid,stars,at\n0,1,10,5,100\n", None, "column 1 has no name in the header: name it, or leave it out"),
+        ("uid,iid,stars,at,\n1,10,5,100,\n", None, "column 5 has no name in the header"),
+        ("uid,iid,stars,age,at,Age\n1,10,5,1,100,2\n", None, "column age is in the header twice"),
     ],
 )
 def test_ratings_that_cannot_be_used_at_all(case: Case, ratings: str, schema: str | None, message: str) -> None:

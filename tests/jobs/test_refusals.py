@@ -139,7 +139,7 @@ def test_attributes_of_another_width_than_the_models(kept: Workplace) -> None:
     [
         ("uid,age\nn,30\n", "uid STRING, age DOUBLE", "missing column gender; present: uid, age"),
         ("uid,age,gender\n", USER_SCHEMA, "is empty: it has no row"),
-        (",,\n,1,F\n,2,M\n", USER_SCHEMA, "missing column uid, age, gender"),
+        (",,\n,1,F\n,2,M\n", USER_SCHEMA, "column 1, 2, 3 has no name in the header"),
         ("uid,age,gender\n,1,F\n,2,M\n", USER_SCHEMA, "none of 2 rows can be used: null user_id: 2"),
         ("uid,age,gender\nn,1,F\n", "uid STRING, age STRING, gender STRING", "column 'age' is string"),
     ],
@@ -155,6 +155,22 @@ def test_new_users_that_cannot_be_used(
     written = {name.split("/")[0] for name in place.commits() - before}
     # What was read and rejected can be looked at.
     assert written == ({"quarantine"} if "can be used" in message else set())
+
+
+def test_an_attribute_of_another_type_than_the_lakes(kept: Workplace) -> None:
+    users = kept.csv("typed.csv", "uid,age,gender\nn1,3,4\n", "uid STRING, age DOUBLE, gender INT")
+    pairs = kept.csv("asked.csv", "uid,iid\nu01,1\nn1,2\n", "uid STRING, iid LONG")
+    message = refused(kept, 3, predict.main, predict={"users": users, "pairs": pairs})
+    assert message.startswith("predict: gender is int, but string in the lake")
+
+
+def test_earlier_lists_of_other_types(night: Night, spark: SparkSession, tmp_path: Path) -> None:
+    place = night.copied(tmp_path)
+    lake = Lake(spark, str(place.lake))
+    other = lake.read("recommendations").selectExpr("* EXCEPT (item_id)", "concat('i', item_id) AS item_id")
+    other.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(lake.path("recommendations"))
+    message = refused(place, 3, score.main, "--run-date", "2025-01-07")
+    assert message.startswith("table recommendations: item_id is string, now bigint: one table has one type")
 
 
 def test_pairs_that_cannot_be_read(kept: Workplace) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 
 from nimc_spark.engine.reasons import REASONS_TYPE
 from nimc_spark.errors import DataError, SetupError, UsageError
 from nimc_spark.io.contracts import ddl
+from nimc_spark.io.failures import translated
 from nimc_spark.io.registry import Registry
 from nimc_spark.io.runs import Run, record_run
+from nimc_spark.io.snapshots import current_snapshot, publish_snapshot
 from nimc_spark.io.tables import Lake, Written, ensure_writable
 
 MONDAY, TUESDAY = date(2025, 1, 6), date(2025, 1, 7)
@@ -45,6 +49,13 @@ def test_replacing_a_part_leaves_the_rest_and_old_versions(lake: Lake) -> None:
     assert reasons(lake) == [(MONDAY, "ratings", "a"), (TUESDAY, "users", "e")]
     assert lake.write("quarantine", rejected(lake, MONDAY), replace_where={"table": "x' OR '1' = '1"}).rows == 0
     assert len(reasons(lake)) == 2
+
+
+def test_a_column_of_times_without_a_zone_may_come_later(lake: Lake) -> None:
+    lake.write("users", lake.spark.sql("SELECT 1 AS user_id"))
+    for _ in range(2):
+        lake.write("users", lake.spark.sql("SELECT 1 AS user_id, array(timestamp_ntz '2025-01-06 01:02:03') AS seen"))
+        assert lake.read("users").collect() == [(1, [datetime(2025, 1, 6, 1, 2, 3)])]
 
 
 def test_a_table_of_an_earlier_version_gets_the_columns_that_it_lacks(lake: Lake) -> None:
@@ -118,6 +129,39 @@ def test_a_run_is_recorded_with_its_numbers(lake: Lake) -> None:
     assert rows[0]["table_versions"] == {"users": 3}
     assert rows[0]["counts"] == {"in": 4}
     assert (rows[0]["exit_code"], rows[0]["seconds"], rows[0]["run_date"], rows[0]["error"]) == (5, 1.5, MONDAY, "x")
+
+
+@pytest.mark.parametrize(
+    "damage", ["NULL AS created", "NULL AS metrics", "'{' AS lineage", "'x' AS version", "NULL AS path"]
+)
+def test_a_damaged_row_of_the_registry_is_said(spark: SparkSession, tmp_path: Path, damage: str) -> None:
+    lake = Lake(spark, str(tmp_path), "parquet")
+    registry = Registry(lake, "m")
+    registry.register(registry.new_path())
+    column = damage.rpartition(" ")[2]
+    damaged = lake.read("models").drop(column).selectExpr("*", damage)
+    damaged.write.parquet(f"{lake.path('models')}/1")
+    with pytest.raises(DataError, match=r"registry: .*(damaged|leaves the folder)"):
+        registry.resolve()
+
+
+def test_a_snapshot_without_versions_is_said(spark: SparkSession, tmp_path: Path) -> None:
+    lake = Lake(spark, str(tmp_path), "parquet")
+    publish_snapshot(lake, {"ratings": 3}, "run", MONDAY)
+    assert current_snapshot(lake) == {"ratings": 3}
+    lake.read("snapshots").drop("table_versions").write.parquet(f"{lake.path('snapshots')}/1")
+    with pytest.raises(DataError, match="run prepare again"):
+        current_snapshot(lake)
+
+
+def test_a_full_disk_is_said(spark: SparkSession) -> None:
+    jvm = spark.sparkContext._jvm
+    inner = jvm.java.io.IOException("No space left on device")
+    failure = Py4JJavaError("saving", jvm.java.lang.RuntimeException("job aborted", inner))
+    for error in (failure, OSError(errno.ENOSPC, "No space left on device")):
+        known = translated(error, "table t")
+        assert isinstance(known, SetupError)
+        assert str(known).startswith("table t: the disk is full: ")
 
 
 def test_the_registry_resolves_versions_and_aliases(lake: Lake) -> None:

@@ -49,6 +49,40 @@ def test_a_good_config_gives_its_values(small: str) -> None:
     assert (config.split.by, config.split.fraction, config.split.seed) == ("user", 0.2, 0)
 
 
+def test_keys_may_be_merged_from_an_anchor(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text(f"{SMALL}score: &own {{k: 7, reasons: 2}}\npredict: {{<<: *own, reasons: 3}}\n")
+    config = load_config(str(path))
+    assert (config.predict.k, config.predict.reasons, config.score.reasons) == (7, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("members: &m {a: *m}", "holds itself (an anchor within itself)"),
+        ('name: !!int ""', "not valid YAML"),
+        ("name: !!bool maybe", "not valid YAML"),
+        ("name: !!timestamp abc", "not valid YAML"),
+        ('extends: "a\\0b"', "not valid YAML"),
+    ],
+)
+def test_texts_that_the_loader_stumbles_over(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"{SMALL}{text}\n")
+    (fault,) = faults(str(path))
+    assert said in fault
+
+
+def test_an_override_of_too_many_keys(small: str) -> None:
+    (fault,) = faults(small, f"model.{'a.' * 3000}b=1")
+    assert "nested too deeply" in fault
+
+
+def test_a_readers_flag_is_true_or_false(small: str) -> None:
+    (fault,) = faults(small, "sources.ratings.options={Header: 1}")
+    assert "option Header = '1': must be true or false" in fault
+
+
 def test_features_that_go_by_the_id_need_no_source(small: str) -> None:
     config = load_config(small, ["features.items=[{kind: rating_svd, rank: 3}, {kind: id}]"])
     assert config.features.items == (RatingSvd(rank=3), Id())
