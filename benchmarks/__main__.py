@@ -23,6 +23,7 @@ from benchmarks import (
     race,
     scale,
     small,
+    tiles,
     topk,
 )
 from benchmarks.report import Row, publish
@@ -40,6 +41,7 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "complement": ("What a complement adds to a pass", complement.run),
     "histories": ("Item histories in the blocks and outside of them", histories.run),
     "small": ("Small data on the driver and as Spark jobs", small.run),
+    "tiles": ("Item parts for the cache", tiles.run),
     "topk": ("The best items of everybody", topk.run),
     "defaults": ("Why the defaults are what they are", defaults.run),
     "new_users": ("New users through the jobs, MovieLens-100k", new_users.run),

@@ -39,6 +39,7 @@ RECORD_SCHEMA = "lane int, kind int, item_part int, chunk int, payload binary"
 DENSE_SHARE = 0.25
 # An index of so many ids has some tens of megabytes.
 _BROADCAST_IDS = 500_000
+_UNLIMITED = 2**62
 # Of one entry: its index and its number, float64 at most.
 _HISTORY_BYTES = 12
 
@@ -47,17 +48,31 @@ _HISTORY_BYTES = 12
 class GridLimits:
     """What decides the grid: ratings a lane and a block row hold, and rows (users or items) and bytes of a part.
 
-    One row of a DataFrame stays well below the 64 MB it may have (a block has 8 bytes a rating).
+    One row of a DataFrame stays well below the 64 MB it may have (a block has 8 bytes a rating). An item part has about
+    `items_per_tile` items, whose scores and sums a core's own cache holds, unless a user's ratings in it would be fewer
+    than `ratings_per_run` on average (decision 025).
     """
 
     ratings_per_lane: int = 500_000
     ratings_per_chunk: int = 4_000_000
     rows_per_part: int = 131_072
     bytes_per_part: int = 32 << 20
+    items_per_tile: int = 4096
+    ratings_per_run: int = 2
 
     def rows(self, width: int, dtype: str) -> int:
         """Rows of a part of `width` dense columns that stay within both limits."""
         return max(1, min(self.rows_per_part, self.bytes_per_part // max(1, width * np.dtype(dtype).itemsize)))
+
+    def tiles(self, profile: RatingsProfile) -> int:
+        """Item parts for the sake of the cache."""
+        runs = profile.count // (self.ratings_per_run * max(1, profile.users))
+        return min(ceil(profile.items / self.items_per_tile), runs)
+
+    @property
+    def without_tiles(self) -> GridLimits:
+        """For passes that do more for each user and item of a block than for its ratings, as those with matrices."""
+        return replace(self, items_per_tile=_UNLIMITED)
 
 
 @dataclass(frozen=True)
@@ -212,7 +227,7 @@ def grid(profile: RatingsProfile, data: Mapping[SideName, SideData], dtype: str,
         rows = limits.rows(own.declared_width, dtype)
         parts[side] = max(ceil(ids[side] / rows), _history_parts(profile, own, limits))
     lanes = ceil(profile.count / limits.ratings_per_lane)
-    return Grid(max(lanes, parts[SideName.USERS]), parts[SideName.ITEMS])
+    return Grid(max(lanes, parts[SideName.USERS]), max(limits.tiles(profile), parts[SideName.ITEMS]))
 
 
 def build_blocks(

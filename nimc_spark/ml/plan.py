@@ -103,7 +103,7 @@ def _planned(params: NIMCParams, ready: Prepared) -> TrainingPlan:
     ids = {SideName.USERS: profile.users, SideName.ITEMS: profile.items}
     columns = {side: data.columns(ids[side], ids[side.other]) for side, data in ready.data.items()}
     in_blocks = ready.in_blocks
-    cut = grid(profile, in_blocks, dtype, ready.limits)
+    cut = grid(profile, in_blocks, dtype, ready.plan.limits)
     filled = {side: _filled(in_blocks[side]) for side in SideName}
     own = {side: _side_bytes(in_blocks[side], filled[side], ids[side], profile.count, size) for side in SideName}
     rated = profile.count * (_PLACE + size * (1 + len({"weight", "offset"} & set(ready.ratings.columns))))

@@ -86,7 +86,7 @@ class Problem:
 def training_problem(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, SideInput]) -> Iterator[Problem]:
     """The training problem of Params and data, its blocks built and kept by Spark until the end."""
     with ExitStack() as kept, prepared(params, dataset, inputs) as ready:
-        ratings, profile, plan, limits = ready.ratings, ready.profile, ready.plan, ready.limits
+        ratings, profile, plan, limits = ready.ratings, ready.profile, ready.plan, ready.plan.limits
         _LOG.info("passes run %s, the items' features are evaluated %s", plan.passes.value, plan.items.value)
         blocks = build_blocks(ratings, profile, ready.in_blocks, plan.dtype, limits)
         kept.callback(blocks.close)
@@ -115,7 +115,7 @@ def prepared(params: NIMCParams, dataset: DataFrame, inputs: Mapping[SideName, S
         sides = _with_histories(sides, inputs, ratings, shrinkage)
         _check_driver(params, sides, profile)
         plan = _plan(params, profile, {side: sides[side].data for side in SideName}, limits)
-        yield Prepared(ratings, profile, sides, limits, plan)
+        yield Prepared(ratings, profile, sides, plan)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,6 @@ class Prepared:
     ratings: DataFrame
     profile: RatingsProfile
     sides: Mapping[SideName, TrainingSide]
-    limits: GridLimits
     plan: Plan
 
     @property
@@ -139,11 +138,12 @@ class Prepared:
 
 
 class Plan(NamedTuple):
-    """The solver by name, the dtype of blocks and kernels that it wants where none was set, and where the items'
-    features are evaluated and passes run."""
+    """The solver by name, the dtype of blocks and kernels that it wants where none was set, the limits of the grid that
+    suits it, and where the items' features are evaluated and passes run."""
 
     solver: str
     dtype: str
+    limits: GridLimits
     items: ItemsAt
     passes: PassesAt
 
@@ -186,11 +186,13 @@ def _plan(params: NIMCParams, profile: RatingsProfile, data: Mapping[SideName, S
     name = chosen(get("solver"), parameter_count(params, profile, data))
     # The matrix of lm squares the rounding of its slopes.
     precise = name == "lm" and not params.isSet("dtype")
-    whole = name in MATRIX_SOLVERS or get("init") == "tensor"
+    matrices = name in MATRIX_SOLVERS
+    whole = matrices or get("init") == "tensor"
+    limits = limits.without_tiles if matrices else limits
     items = ItemsAt.BLOCKS if whole else items_at(profile, data, limits)
     dtype = "float64" if precise else get("dtype")
     cut = grid(profile, sides_in_blocks(items, data), dtype, limits)
-    return Plan(name, dtype, items, passes_at(profile, cut, name in MATRIX_SOLVERS))
+    return Plan(name, dtype, limits, items, passes_at(profile, cut, matrices))
 
 
 def _training_sides(

@@ -9,7 +9,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nimc_spark.data.passes import ITEM_LANE, Kind, Record
-from nimc_spark.engine.blocks import BlockSet
+from nimc_spark.engine.blocks import BlockSet, GridLimits, SideData, grid
+from nimc_spark.engine.profile import RatingsProfile
 from nimc_spark.engine.spark_oracle import decode_record
 from nimc_spark.kernels.features import DenseGroup, Part, SparseGroup
 from nimc_spark.kernels.model import SideName
@@ -34,6 +35,25 @@ def records(blocks: BlockSet) -> list[Record]:
 def ids(blocks: BlockSet) -> dict[SideName, dict[tuple[int, int], object]]:
     """Ids by (part, position)."""
     return {s: {(r.part, r.position): r.id for r in blocks.sides[s].index.collect()} for s in SideName}
+
+
+@pytest.mark.parametrize(
+    ("ratings", "items", "limits", "item_parts"),
+    [
+        (10_000_000, 4096, GridLimits(), 1),
+        (10_000_000, 20_000, GridLimits(), 5),
+        (10_000_000, 20_000, GridLimits().without_tiles, 1),
+        (500_000, 20_000, GridLimits(), 2),
+        (100_000, 20_000, GridLimits(), 1),
+        (100_000, 1_000_000, GridLimits(), 8),
+    ],
+)
+def test_items_are_cut_for_the_cache_where_users_have_the_ratings(
+    ratings: int, items: int, limits: GridLimits, item_parts: int
+) -> None:
+    profile = RatingsProfile(ratings, 100_000, items, 1.0, 5.0)
+    ids_alone = {side: SideData(uses_id=True) for side in SideName}
+    assert grid(profile, ids_alone, "float32", limits) == (max(1, ratings // limits.ratings_per_lane), item_parts)
 
 
 def parts(records: list[Record], kind: Kind) -> dict[int, Part]:
