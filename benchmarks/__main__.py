@@ -34,7 +34,7 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
     "passes": ("What a pass costs", passes.run),
     "scale": ("Growth with the number of ratings", scale.run),
     "curvature": ("Second-order passes", curvature.run),
-    "iteration": ("A pass against an iteration of ALS", iteration.run),
+    "iteration": ("A pass against an iteration of others", iteration.run),
     "nightly": ("A night's lists, from Delta tables to one", nightly.run),
     "batches": ("Rows on their way to Python", batches.run),
     "race": ("Ids alone against ALS, MovieLens-1M", race.run),

@@ -53,9 +53,9 @@ def _measured(spark: SparkSession, setting: Setting) -> list[Row]:
         pairs = zip(found[f"{what}, tiles"], found[f"{what}, whole"], strict=True)
         cut = f"{parts['tiles']} item parts for {parts['whole']}"
         rows.append(
-            row(f"{setting.items:.0e} items: {what} / without tiles", [a.clock / b.clock for a, b in pairs], note=cut)
+            row(f"{setting.items:,} items: {what} / without tiles", [a.clock / b.clock for a, b in pairs], note=cut)
         )
         rows.append(
-            row(f"{setting.items:.0e} items: {what}, ms", [1e3 * a.clock for a in found[f"{what}, tiles"]], ".0f")
+            row(f"{setting.items:,} items: {what}, ms", [1e3 * a.clock for a in found[f"{what}, tiles"]], ".0f")
         )
     return rows

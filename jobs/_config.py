@@ -551,10 +551,9 @@ def parse_config(tree: Tree, origin: str = "config", overrides: Sequence[str] = 
     """The config of an already merged tree; errors name `origin`, or the override that set what is wrong."""
     try:
         text = json.dumps(tree, default=str)
-    except (ValueError, RecursionError):
-        raise UsageError(
-            f"{origin}: nested too deeply, or a value that holds itself (an anchor within itself)"
-        ) from None
+    # An anchor within itself, a number of too many digits.
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{origin}: no plain values: {error}") from None
     try:
         return Config.model_validate_json(text)
     except ValidationError as error:

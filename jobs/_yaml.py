@@ -19,25 +19,28 @@ _WHOLE = frozenset({"sources", "features", "predict"})
 
 # What a text can make the loader raise: it converts scalars of an explicit tag, such as !!int, unchecked.
 _MALFORMED = (yaml.YAMLError, ValueError, LookupError, AttributeError)
-_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-6 is a number, as in YAML 1.2, and a key given twice is an error."""
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As the text has it: what `<<: *other` merges, which yields to the keys given, is no repetition."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            own = (key.tag, str(key.value))
+            if own in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} given twice", key.start_mark)
+            seen.add(own)
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            # `<<: *other`: keys that are merged from another mapping yield to those given here.
-            if key_node.tag == _MERGE:
-                continue
-            key = self.construct_object(key_node, deep=True)
+        tree = super().construct_mapping(node, deep)
+        for key in tree:
             if not isinstance(key, str | int | float | None):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", node.start_mark)
+        return tree
 
 
 _Loader.add_implicit_resolver(
@@ -47,9 +50,12 @@ _Loader.add_implicit_resolver(
 
 def read_tree(path: str, overrides: Sequence[str] = ()) -> Tree:
     """The merged tree of the file, the files it extends and the overrides. Raises UsageError."""
-    tree = _read_file(Path(path), ())
-    for override in overrides:
-        apply_override(tree, override)
+    try:
+        tree = _read_file(Path(path), ())
+        for override in overrides:
+            apply_override(tree, override)
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply, or an anchor within itself") from None
     return tree
 
 
@@ -60,10 +66,11 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Tree:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
     except RecursionError:
-        raise UsageError(f"{path}: nested too deeply") from None
+        raise
+    # A link that leads to itself is a RuntimeError.
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
     except _MALFORMED as error:
         raise UsageError(f"{path}: not valid YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
@@ -72,7 +79,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Tree:
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
-    if not isinstance(parent, str):
+    if not isinstance(parent, str) or "\0" in parent:
         raise UsageError(f"{path}: extends = {parent!r}: must be the path of another config file")
     return _merged(_read_file(path.parent / parent, (*above, path.resolve())), tree, whole=False)
 
@@ -101,8 +108,6 @@ def apply_override(tree: Tree, override: str) -> None:
         raise UsageError(f"--set {override}: must be dotted.key=value, such as --set model.rank=20")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except RecursionError:
-        raise UsageError(f"--set {keys[0]}: the value is nested too deeply") from None
     except _MALFORMED as error:
         raise UsageError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from None
     for depth, key in enumerate(keys[:-1], 1):

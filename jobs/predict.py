@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import NumericType
+from pyspark.sql.types import DataType, DoubleType, FloatType, IntegralType
 
 from jobs._config import Source
 from jobs._filters import Filters, read_filters
@@ -19,6 +19,7 @@ from jobs._reasons import explained
 from jobs._samples import samples
 from jobs._tables import Tables, load_model, read_tables
 from nimc_spark.engine.context import held
+from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError, UsageError
 from nimc_spark.io.books import keep_books
 from nimc_spark.io.contracts import ITEM, USER
@@ -150,16 +151,32 @@ def _extended(tables: Tables, request: _Request) -> Tables:
 def _with_new(table: DataFrame | None, new: DataFrame | None, key: Sequence[str]) -> DataFrame | None:
     if table is None or new is None:
         return table if new is None else new
-    for column in set(new.columns) & set(table.columns):
-        here, there = new.schema[column].dataType, table.schema[column].dataType
-        # Attributes that are numbers of two types are numbers; anything else Spark would cast, or fail to.
-        numbers = isinstance(here, NumericType) and isinstance(there, NumericType) and column not in key
-        if here != there and not numbers:
-            raise DataError(
-                f"predict: {column} is {here.simpleString()}, but {there.simpleString()} in the lake: "
-                "give both the same type in predict.*.schema"
-            )
-    return table.join(new.select(*key), list(key), "anti").unionByName(new, allowMissingColumns=True)
+    own = _in_types_of(table, new, key)
+    return table.join(own.select(*key), list(key), "anti").unionByName(own, allowMissingColumns=True)
+
+
+def _in_types_of(table: DataFrame, new: DataFrame, key: Sequence[str]) -> DataFrame:
+    """The new rows with their numbers in the types of the table, where those hold them, since a category is the number
+    as it is written: 3 is not 3.0. Raises DataError for other types than the table's; Spark would cast, or fail to."""
+    faults, columns = [], []
+    for field in new.schema:
+        here, there = field.dataType, table.schema[field.name].dataType if field.name in table.columns else None
+        column = quoted(field.name)
+        whole = isinstance(here, IntegralType) and field.name not in key
+        if whole and isinstance(there, FloatType | DoubleType):
+            column = column.cast(there).alias(field.name)
+        # Whole numbers of two sizes are written alike.
+        elif there is not None and not (whole and isinstance(there, IntegralType)) and _names(here) != _names(there):
+            faults.append(f"{field.name} is {_names(here)}, but {_names(there)} in the lake")
+        columns.append(column)
+    if faults:
+        raise DataError(f"predict: {'; '.join(faults)}: give both the same type in predict.*.schema")
+    return new.select(*columns)
+
+
+def _names(kind: DataType) -> str:
+    """Spark's name of a type, which is silent about nulls in it."""
+    return kind.simpleString()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, DateType, DoubleType, IntegralType
 
 from jobs._filters import read_filters
 from jobs._gates import Check, list_checks, require, unknown_checks
@@ -90,10 +91,15 @@ def _before(context: Context, lists: DataFrame) -> DataFrame | None:
     published = context.lake.find("recommendations")
     if published is None:
         return None
-    own = {"run_date": "date", "score": "double"}
-    own |= {name: lists.schema[name.removesuffix("_id")].dataType.simpleString() for name in (USER, ITEM)}
-    there = {field.name: field.dataType.simpleString() for field in published.schema}
-    faults = [f"{n} is {there.get(n, 'missing')}, now {kind}" for n, kind in own.items() if there.get(n) != kind]
+    own: dict[str, DataType] = {"run_date": DateType(), "score": DoubleType()}
+    own |= {USER: lists.schema["user"].dataType, ITEM: lists.schema["item"].dataType}
+    there = {field.name: field.dataType for field in published.schema}
+    faults = [
+        f"{name} is {there[name].simpleString() if name in there else 'missing'}, now {kind.simpleString()}"
+        for name, kind in own.items()
+        # Whole numbers of two sizes are compared, and kept, as the larger.
+        if there.get(name) != kind and not all(isinstance(k, IntegralType) for k in (kind, there.get(name)))
+    ]
     if faults:
         path = context.lake.path("recommendations")
         raise DataError(f"table recommendations: {'; '.join(faults)}: one table has one type; move {path} away")

@@ -37,16 +37,19 @@ _CONDITIONS: Mapping[str, _Said] = {
     "INVALID_PARAMETER_VALUE": (DataError, "option {parameter} is wrong: {charset}"),
     "DATA_SOURCE_NOT_FOUND": (SetupError, "Spark has no data source {provider}: its jar is not on the class path"),
 }
+_NO_FILE_SYSTEM = "misspelt, or its jar is not on the class path"
 _JAVA: Mapping[str, _Said] = {
     "java.nio.file.AccessDeniedException": (SetupError, "permission denied: {cause}"),
     "org.apache.hadoop.security.AccessControlException": (SetupError, "permission denied: {cause}"),
     "org.apache.hadoop.fs.ParentNotDirectoryException": (SetupError, "a parent is a file, not a folder: {cause}"),
     "java.io.FileNotFoundException": (DataError, "{cause}"),
-    "org.apache.hadoop.fs.UnsupportedFileSystemException": (SetupError, "{cause}: its jar is not on the class path"),
-    "java.lang.ClassNotFoundException": (SetupError, "{cause}: its jar is not on the class path"),
+    "org.apache.hadoop.fs.UnsupportedFileSystemException": (SetupError, "{cause}: " + _NO_FILE_SYSTEM),
+    "java.lang.ClassNotFoundException": (SetupError, "{cause}: " + _NO_FILE_SYSTEM),
 }
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_NO_ROOM_TEXTS = ("No space left on device", "Disk quota exceeded")
+_NO_ROOM_TEXT = re.compile(r"^.*(?:No space left on device|Disk quota exceeded).*$", re.MULTILINE)
+# Of what Spark says.
+_LONGEST = 400
 _EXECUTORS: Mapping[str, str] = {
     r"^ModuleNotFoundError: No module named '([^']+)'": "the executors' Python has no package {0}",
     r"\[PYTHON_VERSION_MISMATCH\][^:]*: (.+?) than that in driver: ([^,]+),": "the executors' Python is {0}, not {1}",
@@ -75,14 +78,16 @@ def _known(error: BaseException) -> NimcError | None:
     if isinstance(error, Py4JJavaError):
         return _from_java(error.java_exception)
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return _no_room(str(error))
+        return _full_disk(str(error))
     if isinstance(error, Py4JNetworkError | ConnectionError):
         return SetupError("the connection to Spark was lost: its process ended; its last log lines say why")
     return None
 
 
 def _from_task(text: str) -> NimcError | None:
-    """An error of ours that was raised on an executor: Spark hands on nothing but the traceback."""
+    """An error of ours, or a full disk, that was met on an executor: Spark hands on nothing but the traceback."""
+    if (full := _full_disk(text)) is not None:
+        return full
     for pattern, said in _EXECUTORS.items():
         lacking = re.search(pattern, text, re.MULTILINE)
         if lacking is not None:
@@ -105,8 +110,6 @@ class _Parameters(dict[str, str]):
 def _from_java(throwable: Any) -> NimcError | None:
     chain = list(_chain(throwable))
     cause = _one_line(chain[-1].getMessage()) if chain else ""
-    if any(text in cause for text in _NO_ROOM_TEXTS):
-        return _no_room(cause)
     for link in chain:
         name = link.getClass().getName()
         if name in _JAVA:
@@ -118,15 +121,23 @@ def _from_java(throwable: Any) -> NimcError | None:
     return None
 
 
-def _no_room(cause: str) -> NimcError:
-    return SetupError(f"the disk is full: {cause}; nothing of this table was published, make room and run it again")
+def _full_disk(text: str) -> NimcError | None:
+    found = _NO_ROOM_TEXT.search(text)
+    return None if found is None else SetupError(f"a disk is full: {_shortened(found[0])}; make room and run it again")
 
 
-def root_cause(error: BaseException) -> str:
-    """What Spark says of the first cause, in one line."""
+def in_one_line(error: PySparkException | Py4JJavaError) -> str:
+    """What Spark says of an error, and of its first cause where that says more."""
     origin = error.java_exception if isinstance(error, Py4JJavaError) else getattr(error, "_origin", None)
-    said = [message for link in _chain(origin) if (message := link.getMessage())]
-    return _one_line(said[-1] if said else error)
+    causes = [_one_line(message) for link in _chain(origin) if (message := link.getMessage())]
+    said = causes[:1] if isinstance(error, Py4JJavaError) else [_one_line(str(error).partition("JVM stacktrace")[0])]
+    first = causes[-1:] if causes and not any(causes[-1] in outer for outer in said) else []
+    return ": ".join(_shortened(text) for text in [*said, *first])
+
+
+def _shortened(text: str) -> str:
+    line = _one_line(text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def _chain(throwable: Any, limit: int = 20) -> Iterator[Any]:

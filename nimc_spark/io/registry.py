@@ -61,13 +61,15 @@ class Registry:
                 name=row["name"],
                 version=int(row["version"]),
                 alias=row["alias"],
-                path=str(row["path"]),
+                path=row["path"],
                 metrics=json.loads(row["metrics"]),
                 lineage=json.loads(row["lineage"]),
                 created=row["created"],
             )
-            if entry.created is None:
-                raise ValueError("created is null")
+            wanted = {"path": str, "metrics": dict, "lineage": dict, "created": datetime}
+            wrong = [name for name, kind in wanted.items() if not isinstance(getattr(entry, name), kind)]
+            if wrong:
+                raise ValueError(f"{', '.join(wrong)} cannot be used")
         except (TypeError, ValueError) as error:
             known = row.asDict()
             where = f"version {known.get('version')} of {self.name} in {self._lake.path('models')}"

@@ -25,15 +25,22 @@ def current_snapshot(lake: Lake) -> dict[str, int] | None:
     that prepare has not written."""
     found = lake.find("snapshots")
     row = None if found is None else found.first()
-    versions = None if row is None else row.asDict().get("table_versions")
-    if row is not None and not versions:
+    if row is None:
+        return None
+    versions = row.asDict().get("table_versions")
+    if not isinstance(versions, dict) or not all(isinstance(version, int) for version in versions.values()):
         raise DataError(f"{lake.path('snapshots')}: the row names no versions: run prepare again, it writes it anew")
-    return None if versions is None else dict(versions)
+    return versions
 
 
 def snapshot_rows(lake: Lake) -> dict[str, int | None]:
-    """Rows of the tables in the current snapshot, by name; None for one that is gone or cannot be read any more."""
-    return {name: _rows(lake, name, version) for name, version in sorted((current_snapshot(lake) or {}).items())}
+    """Rows of the tables in the current snapshot, by name; None for one that is gone or cannot be read any more. A
+    damaged snapshot has no tables: prepare, which asks, writes another."""
+    try:
+        versions = current_snapshot(lake) or {}
+    except DataError:
+        versions = {}
+    return {name: _rows(lake, name, version) for name, version in sorted(versions.items())}
 
 
 def _rows(lake: Lake, name: str, version: int) -> int | None:

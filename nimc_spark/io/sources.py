@@ -19,7 +19,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from nimc_spark.engine.index import quoted
 from nimc_spark.errors import DataError, UsageError
-from nimc_spark.io.failures import root_cause, translated
+from nimc_spark.io.failures import in_one_line, translated
 
 CORRUPT = "__nimc_corrupt"
 """Column with the text of a row that could not be parsed by the schema; null for the others."""
@@ -30,8 +30,6 @@ _OURS = {
 }
 # Spark reads the values of these when the rows are read, and any but these two is an error then.
 _FLAGS = ("header", "enforceSchema", "multiLine", "ignoreLeadingWhiteSpace", "ignoreTrailingWhiteSpace", "preferDate")
-# Of what Spark says about a source.
-_LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def read_source(spark: SparkSession, name: str, source: Source, needed: Sequence
             raise
         if known is None and isinstance(error, PySparkException | Py4JJavaError):
             # Options, schemas and paths are the user's: what Spark says of them is about the source.
-            known = DataError(f"{where} cannot be read: {root_cause(error)[:_LONGEST]}")
+            known = DataError(f"{where} cannot be read: {in_one_line(error)}")
         if known is None:
             raise
         raise known from error

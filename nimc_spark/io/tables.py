@@ -23,7 +23,7 @@ from typing import Protocol
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, DataFrameWriter, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType, TimestampNTZType
+from pyspark.sql.types import ArrayType, DataType, MapType, StructType, TimestampNTZType
 
 from nimc_spark.engine.index import quoted, quoted_name
 from nimc_spark.errors import ConflictError, DataError, SetupError, UsageError
@@ -113,7 +113,7 @@ class Lake:
     def write(self, name: str, df: DataFrame, *, replace_where: Where | None = None) -> Written:
         """Replaces the whole table, its columns too, or the rows that match `replace_where`, as those of `df` must.
 
-        It is one commit.
+        It is one commit, before which a Delta table may get one that admits a type that is new to it.
 
         Raises:
             DataError: columns other than the table's contract, or rows outside `replace_where`.
@@ -206,16 +206,13 @@ class _Delta:
         return Written(commits[0]["version"], 0)
 
     def _admit_types(self, path: str, schema: StructType) -> None:
-        """A table whose first rows had no timestamp without a zone takes one only after it was told to."""
-        if TimestampNTZType().simpleString() not in schema.simpleString():
+        """A table whose first rows had no timestamp without a zone takes one only after it was told to, in a commit of
+        its own."""
+        if not _has_time_without_zone(schema) or self.version(path) is None:
             return
         table = f"delta.{quoted_name(path)}"
-        try:
-            features = self._spark.sql(f"DESCRIBE DETAIL {table}").collect()[0]["tableFeatures"]
-        except AnalysisException as error:
-            _check_missing(error)
-            return
-        if "timestampNtz" not in features:
+        features = self._spark.sql(f"DESCRIBE DETAIL {table}").collect()[0]["tableFeatures"]
+        if "timestampNtz" not in (features or ()):
             self._spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.feature.timestampNtz' = 'supported')")
 
     def _last_commits(self, path: str, count: int) -> list[Row]:
@@ -231,6 +228,18 @@ class _Delta:
         writer = df.write.format("delta").partitionBy(*contract.partition_by)
         # Attributes may have names with blanks and the like, which Delta takes only so, and only from the start.
         return writer.option("delta.columnMapping.mode", "name") if contract.open else writer
+
+
+def _has_time_without_zone(kind: DataType) -> bool:
+    """Whether values of the type are, or hold, timestamps without a zone."""
+    inner: list[DataType] = []
+    if isinstance(kind, StructType):
+        inner = [field.dataType for field in kind.fields]
+    elif isinstance(kind, ArrayType):
+        inner = [kind.elementType]
+    elif isinstance(kind, MapType):
+        inner = [kind.keyType, kind.valueType]
+    return isinstance(kind, TimestampNTZType) or any(map(_has_time_without_zone, inner))
 
 
 def _check_missing(error: AnalysisException) -> None:

@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 
 from nimc_spark.data.oracle import PassOracle
 from nimc_spark.data.threads import one_blas_thread
-from nimc_spark.engine.blocks import Columns, GridLimits, SideData, build_blocks
+from nimc_spark.engine.blocks import Columns, SideData, build_blocks
 from nimc_spark.engine.context import held
 from nimc_spark.engine.index import id_type
 from nimc_spark.engine.passes_at import oracle_of
@@ -329,9 +329,8 @@ def validated(nimc: NIMC, training: DataFrame, validation: DataFrame, k: int) ->
             data[SideName.ITEMS] = replace(data[SideName.ITEMS], unrated=every_item)
             held_out = _with_known(held_out, known)
             profile = profile_ratings(held_out)
-        limits = GridLimits(ratings_per_lane=nimc.getOrDefault("ratingsPerLane"))
         columns = Columns(own.blocks.sides, known)
-        blocks = build_blocks(held_out, profile, data, own.plan.dtype, limits, columns)
+        blocks = build_blocks(held_out, profile, data, own.plan.dtype, own.plan.limits, columns)
         try:
             yield Validated(own, oracle_of(blocks, own.plan.passes), count, k)
         finally:

@@ -162,6 +162,9 @@ def test_an_attribute_of_another_type_than_the_lakes(kept: Workplace) -> None:
     pairs = kept.csv("asked.csv", "uid,iid\nu01,1\nn1,2\n", "uid STRING, iid LONG")
     message = refused(kept, 3, predict.main, predict={"users": users, "pairs": pairs})
     assert message.startswith("predict: gender is int, but string in the lake")
+    # A whole number is an age all the same.
+    users = kept.csv("typed.csv", "uid,age,gender\nn1,3,F\n", "uid STRING, age INT, gender STRING")
+    assert kept.run(predict.main, predict={"users": users, "pairs": pairs}).done()["counts"]["predictions"] == 2
 
 
 def test_earlier_lists_of_other_types(night: Night, spark: SparkSession, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 
 from nimc_spark.engine.reasons import REASONS_TYPE
@@ -17,7 +18,7 @@ from nimc_spark.io.contracts import ddl
 from nimc_spark.io.failures import translated
 from nimc_spark.io.registry import Registry
 from nimc_spark.io.runs import Run, record_run
-from nimc_spark.io.snapshots import current_snapshot, publish_snapshot
+from nimc_spark.io.snapshots import current_snapshot, publish_snapshot, snapshot_rows
 from nimc_spark.io.tables import Lake, Written, ensure_writable
 
 MONDAY, TUESDAY = date(2025, 1, 6), date(2025, 1, 7)
@@ -51,8 +52,12 @@ def test_replacing_a_part_leaves_the_rest_and_old_versions(lake: Lake) -> None:
     assert len(reasons(lake)) == 2
 
 
-def test_a_column_of_times_without_a_zone_may_come_later(lake: Lake) -> None:
-    lake.write("users", lake.spark.sql("SELECT 1 AS user_id"))
+@pytest.mark.parametrize("before", ["nothing", "a table", "a folder without a commit"])
+def test_a_column_of_times_without_a_zone_may_come_later(lake: Lake, before: str) -> None:
+    if before == "a table":
+        lake.write("users", lake.spark.sql("SELECT 1 AS user_id"))
+    elif before != "nothing":
+        Path(lake.path("users"), "_delta_log").mkdir(parents=True)
     for _ in range(2):
         lake.write("users", lake.spark.sql("SELECT 1 AS user_id, array(timestamp_ntz '2025-01-06 01:02:03') AS seen"))
         assert lake.read("users").collect() == [(1, [datetime(2025, 1, 6, 1, 2, 3)])]
@@ -132,7 +137,8 @@ def test_a_run_is_recorded_with_its_numbers(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["NULL AS created", "NULL AS metrics", "'{' AS lineage", "'x' AS version", "NULL AS path"]
+    "damage",
+    ["NULL AS created", "NULL AS metrics", "'{' AS lineage", "'x' AS version", "NULL AS path", "'[]' AS metrics"],
 )
 def test_a_damaged_row_of_the_registry_is_said(spark: SparkSession, tmp_path: Path, damage: str) -> None:
     lake = Lake(spark, str(tmp_path), "parquet")
@@ -141,7 +147,7 @@ def test_a_damaged_row_of_the_registry_is_said(spark: SparkSession, tmp_path: Pa
     column = damage.rpartition(" ")[2]
     damaged = lake.read("models").drop(column).selectExpr("*", damage)
     damaged.write.parquet(f"{lake.path('models')}/1")
-    with pytest.raises(DataError, match=r"registry: .*(damaged|leaves the folder)"):
+    with pytest.raises(DataError, match=r"registry: the row of version .* is damaged"):
         registry.resolve()
 
 
@@ -152,16 +158,28 @@ def test_a_snapshot_without_versions_is_said(spark: SparkSession, tmp_path: Path
     lake.read("snapshots").drop("table_versions").write.parquet(f"{lake.path('snapshots')}/1")
     with pytest.raises(DataError, match="run prepare again"):
         current_snapshot(lake)
+    assert snapshot_rows(lake) == {}
 
 
 def test_a_full_disk_is_said(spark: SparkSession) -> None:
     jvm = spark.sparkContext._jvm
     inner = jvm.java.io.IOException("No space left on device")
     failure = Py4JJavaError("saving", jvm.java.lang.RuntimeException("job aborted", inner))
-    for error in (failure, OSError(errno.ENOSPC, "No space left on device")):
+    in_task = PythonException("Traceback:\n  File x\nOSError: [Errno 28] No space left on device\n")
+    for error in (failure, in_task, OSError(errno.ENOSPC, "No space left on device")):
         known = translated(error, "table t")
         assert isinstance(known, SetupError)
-        assert str(known).startswith("table t: the disk is full: ")
+        assert str(known).startswith("table t: a disk is full: ")
+        assert "Traceback" not in str(known)
+
+
+def test_a_file_system_that_spark_does_not_have_is_said(spark: SparkSession) -> None:
+    for path in ("nofs://bucket/x", "s3a://bucket/x"):
+        with pytest.raises(Exception, match="FileSystem") as caught:
+            spark.read.parquet(path)
+        known = translated(caught.value)
+        assert isinstance(known, SetupError)
+        assert "misspelt, or its jar is not on the class path" in str(known)
 
 
 def test_the_registry_resolves_versions_and_aliases(lake: Lake) -> None:

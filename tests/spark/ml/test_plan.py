@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from nimc_spark import NIMC
@@ -56,6 +57,13 @@ def test_a_plan_foretells_what_training_has(toy: Toy, users: Any, items: Any, se
         "spark.executor.memoryOverhead",
         "spark.sql.shuffle.partitions",
     }
+
+
+def test_items_are_cut_for_the_cache_but_not_for_matrices(spark: SparkSession) -> None:
+    ratings = spark.range(20_000).selectExpr("id % 50 AS user", "id % 5000 AS item", "double(id % 7) AS rating")
+    models = {solver: NIMC(rank=2, solver=solver) for solver in ("lbfgs", "lm")}
+    parts = {solver: training_plan(nimc, ratings, nimc.inputs(spark)).item_parts for solver, nimc in models.items()}
+    assert parts == {"lbfgs": 2, "lm": 1}
 
 
 def test_a_plan_refuses_what_training_would(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

