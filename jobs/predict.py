@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, DoubleType, FloatType, IntegralType
+from pyspark.sql.types import DoubleType, FloatType, IntegralType
 
 from jobs._config import Source
 from jobs._filters import Filters, read_filters
@@ -160,23 +160,20 @@ def _in_types_of(table: DataFrame, new: DataFrame, key: Sequence[str]) -> DataFr
     as it is written: 3 is not 3.0. Raises DataError for other types than the table's; Spark would cast, or fail to."""
     faults, columns = [], []
     for field in new.schema:
-        here, there = field.dataType, table.schema[field.name].dataType if field.name in table.columns else None
-        column = quoted(field.name)
+        column, here = quoted(field.name), field.dataType
+        there = table.schema[field.name].dataType if field.name in table.columns else here
+        # Spark's names of types are silent about nulls in them.
+        found, wanted = here.simpleString(), there.simpleString()
         whole = isinstance(here, IntegralType) and field.name not in key
         if whole and isinstance(there, FloatType | DoubleType):
             column = column.cast(there).alias(field.name)
         # Whole numbers of two sizes are written alike.
-        elif there is not None and not (whole and isinstance(there, IntegralType)) and _names(here) != _names(there):
-            faults.append(f"{field.name} is {_names(here)}, but {_names(there)} in the lake")
+        elif found != wanted and not (whole and isinstance(there, IntegralType)):
+            faults.append(f"{field.name} is {found}, but {wanted} in the lake")
         columns.append(column)
     if faults:
         raise DataError(f"predict: {'; '.join(faults)}: give both the same type in predict.*.schema")
     return new.select(*columns)
-
-
-def _names(kind: DataType) -> str:
-    """Spark's name of a type, which is silent about nulls in it."""
-    return kind.simpleString()
 
 
 def main(argv: Sequence[str]) -> int:

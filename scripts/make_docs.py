@@ -47,8 +47,9 @@ only, and saved with the model. Every kind but `id` takes a `group`, the name un
 
 TABLES_HEAD = f"""# Tables
 
-The tables of a lake, each a folder `LAKE/NAME`. In Delta each write is one commit; with `format: parquet` a table is a
-folder of numbered versions. A table is checked against this contract before it is written.
+The tables of a lake, each a folder `LAKE/NAME`. In Delta each write is one commit, before which a table
+may get one that admits times without a zone; with `format: parquet` a table is a folder of numbered versions. A table
+is checked against this contract before it is written.
 
 * `{ID}`: whatever type the raw data has, the same in all tables; one of {", ".join(ID_TYPES)}.
 * `{TIME}`: as in the raw data; one of {", ".join(TIME_TYPES)}.

@@ -3,7 +3,6 @@ says it in no other way, as of a full disk."""
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -46,7 +45,6 @@ _JAVA: Mapping[str, _Said] = {
     "org.apache.hadoop.fs.UnsupportedFileSystemException": (SetupError, "{cause}: " + _NO_FILE_SYSTEM),
     "java.lang.ClassNotFoundException": (SetupError, "{cause}: " + _NO_FILE_SYSTEM),
 }
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_ROOM_TEXT = re.compile(r"^.*(?:No space left on device|Disk quota exceeded).*$", re.MULTILINE)
 # Of what Spark says.
 _LONGEST = 400
@@ -77,8 +75,8 @@ def _known(error: BaseException) -> NimcError | None:
         return said or _from_java(origin)
     if isinstance(error, Py4JJavaError):
         return _from_java(error.java_exception)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return _full_disk(str(error))
+    if isinstance(error, OSError) and (full := _full_disk(str(error))) is not None:
+        return full
     if isinstance(error, Py4JNetworkError | ConnectionError):
         return SetupError("the connection to Spark was lost: its process ended; its last log lines say why")
     return None

@@ -63,7 +63,7 @@ def test_keys_may_be_merged_from_an_anchor(tmp_path: Path) -> None:
         (f"name: 0x{'f' * 5000}", "no plain values: Exceeds the limit"),
         ("score: {k: 1, k: 2}", "key 'k' given twice"),
         ("score: {2025-01-06: 1}", "cannot be a key"),
-        ("extends: itself.yaml", "itself.yaml: cannot be read: Symlink loop"),
+        ("extends: itself.yaml", "itself.yaml: cannot be read: "),
         ('name: !!int ""', "not valid YAML"),
         ("name: !!bool maybe", "not valid YAML"),
         ("name: !!timestamp abc", "not valid YAML"),
