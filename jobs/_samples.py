@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -20,8 +21,9 @@ def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[d
 
     `lists` has user_id, rank, item_id, score and reasons, of which the features' names are given where there are any.
     """
-    some = lists.select(USER).distinct().orderBy(USER).limit(_USERS)
-    rows = lists.where(F.col("rank") <= _ITEMS).join(F.broadcast(some), USER)
+    best = lists.where(F.col("rank") <= _ITEMS).select(USER, "rank", ITEM, "score", "reasons")
+    # More users than are wanted where lists are short.
+    rows = best.orderBy(USER, "rank").limit(_USERS * _ITEMS)
     title = config.columns.title
     if items is not None and title is not None and title in items.columns:
         rows = rows.join(items.select(ITEM, quoted(title).cast("string").alias("__nimc_title")), ITEM, "left")
@@ -33,4 +35,4 @@ def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[d
         if row["reasons"]:
             entry["reasons"] = [f"{SideName(reason['side']).one} {reason['feature']}" for reason in row["reasons"]]
         found.setdefault(row[USER], []).append(entry)
-    return [{USER: user, "items": entries} for user, entries in found.items()]
+    return [{USER: user, "items": entries} for user, entries in islice(found.items(), _USERS)]

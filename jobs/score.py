@@ -17,8 +17,7 @@ from jobs._reasons import explained
 from jobs._samples import samples
 from jobs._tables import Tables, read_tables, shared_model
 from nimc_spark.engine.context import held
-from nimc_spark.engine.list_checks import compare_lists, measure_lists
-from nimc_spark.engine.topk import shortfall
+from nimc_spark.engine.list_checks import ListMeasures, compare_lists, measure_lists
 from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.kernels.model import SideName
@@ -32,30 +31,32 @@ def body(context: Context) -> Result:
     with context.stage("read"):
         tables = read_tables(context)
         model = shared_model(context, entry.path, tables, training_only=False)
-        everyone = _everyone(tables)
         seen = tables.ratings.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"))
     with ExitStack() as kept:
         with context.stage("score"):
-            users = kept.enter_context(held(everyone))
+            users = kept.enter_context(held(_everyone(tables)))
             context.kept.enter_context(model.heldFactors())
             filters = read_filters(context, model)
             chosen = filters.recommend(model, config.score.k, users, seen if config.score.exclude_seen else None)
             lists = kept.enter_context(held(chosen))
-            counts = {**filters.counts, **_counts(lists, users, config.score.k)}
-        context.counts |= counts
+            everyone = users.count()
         with context.stage("gates"):
-            items = model.factors(SideName.ITEMS) if filters.items is None else filters.items
-            checks = _checks(context, model, tables, lists, counts, items.count())
+            items = (model.factors(SideName.ITEMS) if filters.items is None else filters.items).count()
+            measures = measure_lists(lists, config.score.k, items)
+            counts = {**filters.counts, **_counts(measures, everyone, config.score.k)}
+            context.counts |= counts
+            checks = _checks(context, model, tables, lists, measures, counts, items)
             named = lists.withColumnsRenamed({"user": USER, "item": ITEM})
             if not all(check.holds for check in checks):
                 # Whoever decides about the gate sees some of them.
                 context.samples += samples(config, named.withColumn("reasons", F.lit(None)), tables.items)
             require(context, "nothing was published", checks)
         with context.stage("write"):
-            rows = _rows(context, kept.enter_context(explained(model, named, config.score.reasons)), entry.version)
+            rows = kept.enter_context(explained(model, named, config.score.reasons))
             # Readers look a user up: files hold ranges of users.
             ranges = rows.repartitionByRange(USER).sortWithinPartitions(USER, "rank")
-            written = context.lake.write("recommendations", ranges, replace_where={"run_date": context.run_date})
+            published = _rows(context, ranges, entry.version)
+            written = context.lake.write("recommendations", published, replace_where={"run_date": context.run_date})
             context.samples += samples(config, rows, tables.items)
     counts["recommendations"] = written.rows
     if not model.ranks:
@@ -66,15 +67,21 @@ def body(context: Context) -> Result:
 
 
 def _checks(
-    context: Context, model: NIMCModel, tables: Tables, lists: DataFrame, counts: Mapping[str, int], items: int
+    context: Context,
+    model: NIMCModel,
+    tables: Tables,
+    lists: DataFrame,
+    measures: ListMeasures,
+    counts: Mapping[str, int],
+    items: int,
 ) -> list[Check]:
     """`items`: how many there are to recommend."""
-    gates, k = context.config.gates, context.config.score.k
+    gates = context.config.gates
     unseen = [] if gates.unknown_values is None else _unseen(model, tables)
     before = None if gates.overlap is None and gates.score_drift is None else _before(context, lists)
     change = None if before is None else compare_lists(lists, before)
     return [
-        *list_checks(gates, measure_lists(lists, k, items), counts, items, change),
+        *list_checks(gates, measures, counts, items, change),
         *unknown_checks(gates, unseen),
     ]
 
@@ -111,11 +118,10 @@ def _before(context: Context, lists: DataFrame) -> DataFrame | None:
     return lists.select(F.col(USER).alias("user"), F.col(ITEM).alias("item"), "score")
 
 
-def _counts(lists: DataFrame, users: DataFrame, k: int) -> dict[str, int]:
-    """Users, and those whose list is shorter than k."""
-    short = shortfall(lists, users.select(F.col(USER).alias("id")), k)
-    few, missing = short.agg(F.count("*"), F.sum("missing")).collect()[0]
-    return {"users_scored": users.count(), "users_with_short_lists": few, "recommendations_missing": missing or 0}
+def _counts(measures: ListMeasures, users: int, k: int) -> dict[str, int]:
+    """Users, and by how much lists, of which some may have no row at all, are shorter than k."""
+    short, missing = users - measures.full, k * users - measures.rows
+    return {"users_scored": users, "users_with_short_lists": short, "recommendations_missing": missing}
 
 
 def _everyone(tables: Tables) -> DataFrame:

@@ -25,10 +25,12 @@ from nimc_spark.errors import DataError
 
 
 class ListMeasures(NamedTuple):
-    """Of all lists: `faulty` are users with an item or a rank twice, ranks that are not 1, 2, …, or over k rows."""
+    """Of all lists: `full` are users with k rows; `faulty` those with an item or a rank twice, ranks that are not 1, 2,
+    …, or over k rows."""
 
     rows: int
     users: int
+    full: int
     faulty: int
     not_finite: int
     baseline: int
@@ -44,22 +46,25 @@ class Change(NamedTuple):
 
 
 def measure_lists(lists: DataFrame, k: int, items: int) -> ListMeasures:
-    """Measures lists(user, rank, item, score, score_source) drawn from `items` items, in three Spark jobs."""
-    score = F.col("score")
-    finite = F.coalesce(F.abs(score) < F.lit(math.inf), F.lit(False))
-    rows, not_finite, baseline = _first(
-        lists.agg(F.count("*"), F.count_if(~finite), F.count_if(F.col("score_source") == BASELINE))
-    )
+    """Measures lists(user, rank, item, score, score_source) drawn from `items` items, reading them twice."""
+    finite = F.coalesce(F.abs("score") < F.lit(math.inf), F.lit(False))
     # Lists of a few entries each: to count distinct ones Spark would shuffle every row three times.
     length, ranks, chosen = F.count("*"), F.sort_array(F.collect_list("rank")), F.collect_list("item")
     once = F.size(F.array_distinct(chosen)) == length
     sound = (length <= k) & once & (ranks == F.sequence(F.lit(1), length.cast("int")))
-    by_user = lists.groupBy("user").agg(sound.alias("sound"))
-    users, faulty = _first(by_user.agg(F.count("*"), F.count_if(~F.col("sound"))))
+    by_user = lists.groupBy("user").agg(
+        length.alias("length"),
+        sound.alias("sound"),
+        F.count_if(~finite).alias("not_finite"),
+        F.count_if(F.col("score_source") == BASELINE).alias("baseline"),
+    )
+    sums = (F.coalesce(F.sum(name), F.lit(0)) for name in ("length", "not_finite", "baseline"))
+    flags = (F.count_if(F.col("length") == k), F.count_if(~F.col("sound")))
+    rows, not_finite, baseline, users, full, faulty = _first(by_user.agg(*sums, F.count("*"), *flags))
     used, n = lists.groupBy("item").agg(F.count("*").alias("n")), F.col("n")
     distinct, pairs = _first(used.agg(F.count("*"), F.sum((n * (n - 1)).cast("decimal(38,0)"))))
     sameness = _sameness(int(pairs or 0), users, rows, items)
-    return ListMeasures(rows, users, faulty, not_finite, baseline, distinct, sameness)
+    return ListMeasures(rows, users, full, faulty, not_finite, baseline, distinct, sameness)
 
 
 def compare_lists(lists: DataFrame, before: DataFrame) -> Change:

@@ -65,7 +65,7 @@ def top_k(
 
     exclude: DataFrame(user, item) of pairs never recommended (seen, deny). candidates: DataFrame(user, item); a user
     who is in it chooses among these alone. In both, ids of other types are matched by value, and pairs of unknown ids
-    are ignored. A user with fewer than k candidates gets them all (`shortfall`).
+    are ignored. A user with fewer than k candidates gets them all.
     score_source is "model" where both sides' factors are the model's, else "baseline".
     Raises UsageError for k < 1, DataError for null or non-finite factors and for sides of different widths.
     """
@@ -97,14 +97,6 @@ def top_k(
     tiles = tiles.select("user", "item", excluded.cast(_pairs_type(user_type, item_type)).alias("excluded"))
     lists = tiles.mapInArrow(partial(_score_tiles, k=k), _list_schema(user_type, item_type))
     return lists if item_parts == 1 else _merged(lists, k)
-
-
-def shortfall(recommendations: DataFrame, users: DataFrame, k: int) -> DataFrame:
-    """DataFrame(user, missing int): the users of `users`(id, …) whose list has fewer than k rows, and by how many."""
-    lengths = recommendations.groupBy("user").agg(F.count("*").cast("int").alias("length"))
-    joined = users.select(F.col("id").alias("user")).join(lengths, "user", "left")
-    missing = F.lit(k).cast("int") - F.coalesce("length", F.lit(0))
-    return joined.select("user", missing.alias("missing")).where(F.col("missing") > 0)
 
 
 def _top_k_among(

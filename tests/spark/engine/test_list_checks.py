@@ -24,7 +24,7 @@ def every_user(users: int, *items: str) -> list[tuple[int, int, str, float, str]
 
 def test_counts_and_sameness_of_one_list_for_all(spark: SparkSession) -> None:
     found = measure_lists(lists(spark, every_user(4, "a", "b")), 2, 10)
-    assert found[:-1] == (8, 4, 0, 0, 0, 2)
+    assert found[:-1] == (8, 4, 4, 0, 0, 0, 2)
     assert found.sameness == pytest.approx(1.0, abs=1e-12)
 
 
@@ -59,7 +59,7 @@ def test_sameness_is_the_mean_overlap_of_pairs_of_users(spark: SparkSession) -> 
 def test_lists_that_are_none(spark: SparkSession, own: list[tuple[int | None, str | None]]) -> None:
     rows = [(1, rank, item, 1.0, "model") for rank, item in own] + [(2, 1, "a", 1.0, "model")]
     found = measure_lists(lists(spark, rows), 2, 5)
-    assert (found.users, found.faulty) == (2, 1)
+    assert (found.users, found.full, found.faulty) == (2, int(len(own) == 2), 1)
 
 
 def test_scores_that_are_none_and_those_of_the_baseline(spark: SparkSession) -> None:
