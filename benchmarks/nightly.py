@@ -47,7 +47,8 @@ def _measured(spark: SparkSession, count: int) -> list[Row]:
             raw.write.parquet(f"{folder}/raw_{side}")
         config = _config(Path(folder))
         _submit("prepare+train", config)
-        nights = [_submit("score", config) for _ in range(_RUNS)]
+        # The first night has no lists before it to compare its own with.
+        _, *nights = [_submit("score", config, "--run-date", f"2026-01-{day:02}") for day in range(1, _RUNS + 2)]
     users, items = (factor_table(spark, n, seed, _WIDTH) for seed, n in enumerate((count, _ITEMS)))
     with held(users) as own_users, held(items) as own_items:
         found = in_turns({"scoring": lambda: drain(top_k(own_users, own_items, _K))}, _RUNS, 1, warm_up=1)
@@ -83,9 +84,9 @@ def _config(folder: Path) -> Path:
     return path
 
 
-def _submit(jobs: str, config: Path) -> dict[str, float]:
+def _submit(jobs: str, config: Path, *options: str) -> dict[str, float]:
     """Seconds of the last job and of its stages."""
-    command = [str(ROOT / "spark-submit.sh"), jobs, "--config", str(config)]
+    command = [str(ROOT / "spark-submit.sh"), jobs, "--config", str(config), *options]
     answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if answer.returncode:
         raise RuntimeError(f"{jobs} ended with {answer.returncode}: {answer.stdout[-2000:]}")

@@ -119,7 +119,8 @@ def drain(frame: DataFrame) -> None:
 
 
 def factor_table(spark: SparkSession, count: int, seed: int, rank: int) -> DataFrame:
-    """DataFrame(id, factors, source) of `count` ids; numbers between -1 and 1 drawn by id and place."""
+    """DataFrame(id, factors, source) of `count` ids; numbers between -1 and 1 drawn by id and place: items on a smooth
+    curve would come in an order that suits a heap worst."""
     drawn = F.transform(F.sequence(F.lit(1), F.lit(rank + 2)), lambda c: F.xxhash64(F.col("id"), c, F.lit(seed)))
     values = F.transform(drawn, lambda number: number / F.lit(float(2**63)))
     return spark.range(count).select(
@@ -128,9 +129,11 @@ def factor_table(spark: SparkSession, count: int, seed: int, rank: int) -> DataF
 
 
 def _ratings(spark: SparkSession, users: int) -> DataFrame:
-    """Each user and each item there at least once."""
+    """Each user and each item there at least once; ratings drawn, so that factors are not all alike."""
     ids = spark.range(400_000)
     user, item = F.pmod("id", F.lit(users)), F.pmod(F.col("id") * 7919 + F.floor(F.col("id") / users), F.lit(_ITEMS))
     return ids.select(
-        user.cast("int").alias("user"), item.cast("int").alias("item"), (F.pmod("id", F.lit(5)) + 1.0).alias("rating")
+        user.cast("int").alias("user"),
+        item.cast("int").alias("item"),
+        (F.pmod(F.xxhash64("id"), F.lit(5)) + 1.0).alias("rating"),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs._config import Gates
 from jobs._job import Context
-from nimc_spark.engine.list_checks import Change, ListMeasures
+from nimc_spark.engine.list_checks import ListMeasures
 from nimc_spark.errors import GateError
 from nimc_spark.ml.evaluation import overall
 
@@ -73,9 +73,10 @@ def model_checks(gates: Gates, cells: Mapping[str, Mapping[str, Any]]) -> list[C
 
 
 def list_checks(
-    gates: Gates, measures: ListMeasures, asked: Mapping[str, int], items: int, change: Change | None
+    gates: Gates, measures: ListMeasures, asked: Mapping[str, int], items: int, change: Mapping[str, float]
 ) -> list[Check]:
-    """Of lists before they are published; `asked` are the counts of `score`."""
+    """Of lists before they are published; `asked` are the counts of `score`, `change` against the lists before by
+    gate."""
     everyone = max(asked["users_scored"], 1)
     found = [
         ("users_without_list", 1 - measures.users / everyone, False),
@@ -83,9 +84,8 @@ def list_checks(
         ("catalogue_coverage", measures.items / max(items, 1), True),
         ("baseline_rows", measures.baseline / max(measures.rows, 1), False),
         ("sameness", measures.sameness, False),
+        *((gate, value, gate == "overlap") for gate, value in change.items()),
     ]
-    if change is not None:
-        found += [("overlap", change.overlap, True), ("score_drift", change.drift, False)]
     fixed = [Check("faulty_lists", measures.faulty, 0), Check("non_finite_scores", measures.not_finite, 0)]
     return [*fixed, *_limited(gates, found)]
 

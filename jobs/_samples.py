@@ -22,7 +22,8 @@ def samples(config: Config, lists: DataFrame, items: DataFrame | None) -> list[d
     `lists` has user_id, rank, item_id, score and reasons, of which the features' names are given where there are any.
     """
     best = lists.where(F.col("rank") <= _ITEMS).select(USER, "rank", ITEM, "score", "reasons")
-    # More users than are wanted where lists are short.
+    # A list has one to `_ITEMS` rows here: these are of the first `_USERS`, and of more where lists are short. A user
+    # with more rows, which is a fault, may take the place of others.
     rows = best.orderBy(USER, "rank").limit(_USERS * _ITEMS)
     title = config.columns.title
     if items is not None and title is not None and title in items.columns:

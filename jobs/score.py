@@ -17,7 +17,7 @@ from jobs._reasons import explained
 from jobs._samples import samples
 from jobs._tables import Tables, read_tables, shared_model
 from nimc_spark.engine.context import held
-from nimc_spark.engine.list_checks import ListMeasures, compare_lists, measure_lists
+from nimc_spark.engine.list_checks import ListMeasures, measure_lists, overlap, score_drift
 from nimc_spark.errors import DataError
 from nimc_spark.io.contracts import ITEM, USER
 from nimc_spark.kernels.model import SideName
@@ -39,13 +39,12 @@ def body(context: Context) -> Result:
             filters = read_filters(context, model)
             chosen = filters.recommend(model, config.score.k, users, seen if config.score.exclude_seen else None)
             lists = kept.enter_context(held(chosen))
-            everyone = users.count()
+            item_count = (model.factors(SideName.ITEMS) if filters.items is None else filters.items).count()
+            measures = measure_lists(lists, config.score.k, item_count)
+            counts = {**filters.counts, **_counts(measures, users.count(), config.score.k)}
+        context.counts |= counts
         with context.stage("gates"):
-            items = (model.factors(SideName.ITEMS) if filters.items is None else filters.items).count()
-            measures = measure_lists(lists, config.score.k, items)
-            counts = {**filters.counts, **_counts(measures, everyone, config.score.k)}
-            context.counts |= counts
-            checks = _checks(context, model, tables, lists, measures, counts, items)
+            checks = _checks(context, model, tables, lists, measures, counts, item_count)
             named = lists.withColumnsRenamed({"user": USER, "item": ITEM})
             if not all(check.holds for check in checks):
                 # Whoever decides about the gate sees some of them.
@@ -55,6 +54,7 @@ def body(context: Context) -> Result:
             rows = kept.enter_context(explained(model, named, config.score.reasons))
             # Readers look a user up: files hold ranges of users.
             ranges = rows.repartitionByRange(USER).sortWithinPartitions(USER, "rank")
+            # What is alike in all rows comes after they were shuffled and sorted.
             published = _rows(context, ranges, entry.version)
             written = context.lake.write("recommendations", published, replace_where={"run_date": context.run_date})
             context.samples += samples(config, rows, tables.items)
@@ -78,10 +78,12 @@ def _checks(
     """`items`: how many there are to recommend."""
     gates = context.config.gates
     unseen = [] if gates.unknown_values is None else _unseen(model, tables)
-    before = None if gates.overlap is None and gates.score_drift is None else _before(context, lists)
-    change = None if before is None else compare_lists(lists, before)
+    changes = {"overlap": overlap, "score_drift": score_drift}
+    limited = {gate: change for gate, change in changes.items() if getattr(gates, gate) is not None}
+    before = _before(context, lists) if limited else None
+    found = {} if before is None else {gate: change(lists, before) for gate, change in limited.items()}
     return [
-        *list_checks(gates, measures, counts, items, change),
+        *list_checks(gates, measures, counts, items, found),
         *unknown_checks(gates, unseen),
     ]
 
@@ -120,7 +122,7 @@ def _before(context: Context, lists: DataFrame) -> DataFrame | None:
 
 def _counts(measures: ListMeasures, users: int, k: int) -> dict[str, int]:
     """Users, and by how much lists, of which some may have no row at all, are shorter than k."""
-    short, missing = users - measures.full, k * users - measures.rows
+    short, missing = users - measures.full, k * users - measures.wanted
     return {"users_scored": users, "users_with_short_lists": short, "recommendations_missing": missing}
 
 

@@ -192,9 +192,7 @@ def _table_section(table: Table) -> Iterator[str]:
     yield f"## `{table.name}`\n"
     more = " Further columns hold the raw attributes, of any type." if table.open else ""
     cut = f" Partitioned by {', '.join(f'`{c}`' for c in table.partition_by)}." if table.partition_by else ""
-    inside = [f"`{c.name}`" for c in table.columns if c.name not in table.partition_by][: table.indexed]
-    known = f" Delta knows each file's range of {', '.join(inside)}, and of no other." if table.indexed else ""
-    yield f"{table.about}{more}{cut}{known}\n"
+    yield f"{table.about}{more}{cut}\n"
     yield _table(
         ("column", "type", "meaning"),
         [(f"`{c.name}`", f"`{c.type}`", f"{c.about}{' (optional)' if c.optional else ''}") for c in table.columns],

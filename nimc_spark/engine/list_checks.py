@@ -25,10 +25,11 @@ from nimc_spark.errors import DataError
 
 
 class ListMeasures(NamedTuple):
-    """Of all lists: `full` are users with k rows; `faulty` those with an item or a rank twice, ranks that are not 1, 2,
-    …, or over k rows."""
+    """Of all lists: `wanted` are rows up to k a user, `full` users with k rows or more; `faulty` those with an item or
+    a rank twice, ranks that are not 1, 2, …, or over k rows."""
 
     rows: int
+    wanted: int
     users: int
     full: int
     faulty: int
@@ -36,13 +37,6 @@ class ListMeasures(NamedTuple):
     baseline: int
     items: int
     sameness: float
-
-
-class Change(NamedTuple):
-    """Against earlier lists; `overlap` is NaN without a user in both, `drift` where the earlier scores are all one."""
-
-    overlap: float
-    drift: float
 
 
 def measure_lists(lists: DataFrame, k: int, items: int) -> ListMeasures:
@@ -54,26 +48,33 @@ def measure_lists(lists: DataFrame, k: int, items: int) -> ListMeasures:
     sound = (length <= k) & once & (ranks == F.sequence(F.lit(1), length.cast("int")))
     by_user = lists.groupBy("user").agg(
         length.alias("length"),
+        F.least(length, F.lit(k)).alias("wanted"),
         sound.alias("sound"),
         F.count_if(~finite).alias("not_finite"),
         F.count_if(F.col("score_source") == BASELINE).alias("baseline"),
     )
-    sums = (F.coalesce(F.sum(name), F.lit(0)) for name in ("length", "not_finite", "baseline"))
-    flags = (F.count_if(F.col("length") == k), F.count_if(~F.col("sound")))
-    rows, not_finite, baseline, users, full, faulty = _first(by_user.agg(*sums, F.count("*"), *flags))
+    sums = (F.coalesce(F.sum(name), F.lit(0)) for name in ("length", "wanted", "not_finite", "baseline"))
+    flags = (F.count_if(F.col("length") >= k), F.count_if(~F.col("sound")))
+    rows, wanted, not_finite, baseline, users, full, faulty = _first(by_user.agg(*sums, F.count("*"), *flags))
     used, n = lists.groupBy("item").agg(F.count("*").alias("n")), F.col("n")
     distinct, pairs = _first(used.agg(F.count("*"), F.sum((n * (n - 1)).cast("decimal(38,0)"))))
     sameness = _sameness(int(pairs or 0), users, rows, items)
-    return ListMeasures(rows, users, full, faulty, not_finite, baseline, distinct, sameness)
+    return ListMeasures(rows, wanted, users, full, faulty, not_finite, baseline, distinct, sameness)
 
 
-def compare_lists(lists: DataFrame, before: DataFrame) -> Change:
-    """The change from `before` to `lists`, both (user, item, score), with ids of one type."""
+def overlap(lists: DataFrame, before: DataFrame) -> float:
+    """From lists `before` to `lists`, both (user, item), with ids of one type; NaN without a user in both."""
     both = lists.select("user", "item").join(before.select("user", "item"), ["user", "item"]).count()
     lengths = [df.groupBy("user").agg(F.count("*").alias(name)) for name, df in (("now", lists), ("then", before))]
     possible = _first(lengths[0].join(lengths[1], "user").agg(F.sum(F.least("now", "then"))))[0]
+    return both / possible if possible else math.nan
+
+
+def score_drift(lists: DataFrame, before: DataFrame) -> float:
+    """From the scores of lists `before` to those of `lists`, two readings of both; NaN where those before are all
+    one."""
     (now, _), (then, deviation) = _moments(lists), _moments(before)
-    return Change(both / possible if possible else math.nan, abs(now - then) / deviation if deviation else math.nan)
+    return abs(now - then) / deviation if deviation else math.nan
 
 
 def _sameness(pairs: int, users: int, rows: int, items: int) -> float:

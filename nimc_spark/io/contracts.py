@@ -45,15 +45,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """`open` tables take further columns (attributes) of any type; `partition_by` is how files are laid out; of the
-    first `indexed` columns besides Delta keeps the least and the greatest value in each file; None for its default."""
+    """`open` tables take further columns (attributes) of any type; `partition_by` is how files are laid out."""
 
     name: str
     about: str
     columns: tuple[Column, ...]
     partition_by: tuple[str, ...] = ()
     open: bool = False
-    indexed: int | None = None
 
     def check(self, schema: StructType) -> None:
         """Raises DataError for missing, extra and wrongly typed columns, all in one message."""
@@ -177,8 +175,6 @@ _TABLES = (
             _RUN_ID,
         ),
         partition_by=("run_date",),
-        # The user: readers look one up.
-        indexed=1,
     ),
     Table(
         "predictions",
@@ -199,8 +195,6 @@ _TABLES = (
             _RUN_ID,
         ),
         partition_by=("run_date",),
-        # The user: readers look one up.
-        indexed=1,
     ),
     Table(
         "runs",

@@ -226,10 +226,7 @@ class _Delta:
     @staticmethod
     def _writer(df: DataFrame, contract: Table) -> DataFrameWriter:
         writer = df.write.format("delta").partitionBy(*contract.partition_by)
-        # Both are properties that Delta takes from the first write of a table.
-        if contract.indexed is not None:
-            writer = writer.option("delta.dataSkippingNumIndexedCols", contract.indexed)
-        # Attributes may have names with blanks and the like.
+        # Attributes may have names with blanks and the like, which Delta takes only so, and only from the start.
         return writer.option("delta.columnMapping.mode", "name") if contract.open else writer
 
 

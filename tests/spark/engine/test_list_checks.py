@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from nimc_spark.engine.list_checks import compare_lists, measure_lists
+from nimc_spark.engine.list_checks import measure_lists, overlap, score_drift
 
 Rows = Sequence[tuple[int, int, str, float, str]]
 
@@ -24,7 +24,7 @@ def every_user(users: int, *items: str) -> list[tuple[int, int, str, float, str]
 
 def test_counts_and_sameness_of_one_list_for_all(spark: SparkSession) -> None:
     found = measure_lists(lists(spark, every_user(4, "a", "b")), 2, 10)
-    assert found[:-1] == (8, 4, 4, 0, 0, 0, 2)
+    assert found[:-1] == (8, 8, 4, 4, 0, 0, 0, 2)
     assert found.sameness == pytest.approx(1.0, abs=1e-12)
 
 
@@ -59,7 +59,8 @@ def test_sameness_is_the_mean_overlap_of_pairs_of_users(spark: SparkSession) -> 
 def test_lists_that_are_none(spark: SparkSession, own: list[tuple[int | None, str | None]]) -> None:
     rows = [(1, rank, item, 1.0, "model") for rank, item in own] + [(2, 1, "a", 1.0, "model")]
     found = measure_lists(lists(spark, rows), 2, 5)
-    assert (found.users, found.full, found.faulty) == (2, int(len(own) == 2), 1)
+    assert (found.users, found.full, found.faulty) == (2, 1, 1)
+    assert (found.rows, found.wanted) == (len(own) + 1, 3)
 
 
 def test_scores_that_are_none_and_those_of_the_baseline(spark: SparkSession) -> None:
@@ -71,8 +72,7 @@ def test_scores_that_are_none_and_those_of_the_baseline(spark: SparkSession) -> 
 def test_change_against_the_lists_before(spark: SparkSession) -> None:
     before = lists(spark, [(1, 1, "a", 1.0, ""), (1, 2, "b", 3.0, ""), (2, 1, "c", 1.0, ""), (3, 1, "x", 3.0, "")])
     now = lists(spark, [(1, 1, "b", 4.0, ""), (1, 2, "z", 4.0, ""), (2, 1, "c", 4.0, ""), (4, 1, "y", 4.0, "")])
-    change = compare_lists(now, before)
-    assert change.overlap == pytest.approx(2 / 3, rel=1e-15)
-    assert change.drift == pytest.approx(2.0, rel=1e-15)
-    assert math.isnan(compare_lists(now.where("user = 4"), before).overlap)
-    assert math.isnan(compare_lists(before, now).drift)
+    assert overlap(now, before) == pytest.approx(2 / 3, rel=1e-15)
+    assert score_drift(now, before) == pytest.approx(2.0, rel=1e-15)
+    assert math.isnan(overlap(now.where("user = 4"), before))
+    assert math.isnan(score_drift(before, now))

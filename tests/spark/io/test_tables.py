@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -62,21 +61,6 @@ def test_a_column_of_times_without_a_zone_may_come_later(lake: Lake, before: str
     for _ in range(2):
         lake.write("users", lake.spark.sql("SELECT 1 AS user_id, array(timestamp_ntz '2025-01-06 01:02:03') AS seen"))
         assert lake.read("users").collect() == [(1, [datetime(2025, 1, 6, 1, 2, 3)])]
-
-
-@pytest.mark.parametrize(("user", "known"), [("bigint", {"user_id": 7}), ("binary", None)])
-def test_files_of_lists_know_which_users_they_hold(
-    spark: SparkSession, tmp_path: Path, user: str, known: dict[str, int] | None
-) -> None:
-    columns = f"run_date date, user_id {user}, rank int, item_id bigint, score double, score_source string"
-    rows = spark.createDataFrame(
-        [(MONDAY, 7 if user == "bigint" else b"7", 1, 9, 0.5, "model", None, 1, "run")],
-        f"{columns}, reasons {REASONS_TYPE}, model_version int, run_id string",
-    )
-    lake = Lake(spark, str(tmp_path))
-    lake.write("recommendations", rows)
-    log = spark.read.json(f"{lake.path('recommendations')}/_delta_log/*.json").where("add is not null")
-    assert [json.loads(stats).get("minValues") for (stats,) in log.select("add.stats").collect()] == [known]
 
 
 def test_a_table_of_an_earlier_version_gets_the_columns_that_it_lacks(lake: Lake) -> None:
