@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, DateType, DoubleType, IntegralType
 
 from jobs._filters import read_filters
-from jobs._gates import Check, list_checks, require, unknown_checks
+from jobs._gates import list_checks, require, unknown_checks
 from jobs._job import Context, Result, run_job
 from jobs._reasons import explained
 from jobs._samples import samples
@@ -44,7 +44,9 @@ def body(context: Context) -> Result:
             counts = {**filters.counts, **_counts(measures, users.count(), config.score.k)}
         context.counts |= counts
         with context.stage("gates"):
-            checks = _checks(context, model, tables, lists, measures, counts, item_count)
+            checks = list_checks(config.gates, measures, counts, item_count, _changes(context, lists))
+            if config.gates.unknown_values is not None:
+                checks += unknown_checks(config.gates, _unseen(model, tables))
             named = lists.withColumnsRenamed({"user": USER, "item": ITEM})
             if not all(check.holds for check in checks):
                 # Whoever decides about the gate sees some of them.
@@ -66,26 +68,12 @@ def body(context: Context) -> Result:
     return Result(counts, {}, paths, versions, {"model_version": entry.version})
 
 
-def _checks(
-    context: Context,
-    model: NIMCModel,
-    tables: Tables,
-    lists: DataFrame,
-    measures: ListMeasures,
-    counts: Mapping[str, int],
-    items: int,
-) -> list[Check]:
-    """`items`: how many there are to recommend."""
-    gates = context.config.gates
-    unseen = [] if gates.unknown_values is None else _unseen(model, tables)
-    changes = {"overlap": overlap, "score_drift": score_drift}
-    limited = {gate: change for gate, change in changes.items() if getattr(gates, gate) is not None}
+def _changes(context: Context, lists: DataFrame) -> dict[str, float]:
+    """By gate that has a limit, what is measured against the lists of the last date; empty if there are none."""
+    known = {"overlap": overlap, "score_drift": score_drift}
+    limited = {gate: change for gate, change in known.items() if getattr(context.config.gates, gate) is not None}
     before = _before(context, lists) if limited else None
-    found = {} if before is None else {gate: change(lists, before) for gate, change in limited.items()}
-    return [
-        *list_checks(gates, measures, counts, items, found),
-        *unknown_checks(gates, unseen),
-    ]
+    return {} if before is None else {gate: change(lists, before) for gate, change in limited.items()}
 
 
 def _unseen(model: NIMCModel, tables: Tables) -> list[tuple[str, Mapping[str, Mapping[str, int]]]]:

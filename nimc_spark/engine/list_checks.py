@@ -63,7 +63,7 @@ def measure_lists(lists: DataFrame, k: int, items: int) -> ListMeasures:
 
 
 def overlap(lists: DataFrame, before: DataFrame) -> float:
-    """From lists `before` to `lists`, both (user, item), with ids of one type; NaN without a user in both."""
+    """Of `lists` with those `before`, both (user, item), with ids of one type; NaN without a user in both."""
     both = lists.select("user", "item").join(before.select("user", "item"), ["user", "item"]).count()
     lengths = [df.groupBy("user").agg(F.count("*").alias(name)) for name, df in (("now", lists), ("then", before))]
     possible = _first(lengths[0].join(lengths[1], "user").agg(F.sum(F.least("now", "then"))))[0]
@@ -71,8 +71,7 @@ def overlap(lists: DataFrame, before: DataFrame) -> float:
 
 
 def score_drift(lists: DataFrame, before: DataFrame) -> float:
-    """From the scores of lists `before` to those of `lists`, two readings of both; NaN where those before are all
-    one."""
+    """Of the scores of `lists` from those `before`, both read twice; NaN where those before are all one."""
     (now, _), (then, deviation) = _moments(lists), _moments(before)
     return abs(now - then) / deviation if deviation else math.nan
 
