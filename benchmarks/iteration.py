@@ -4,13 +4,15 @@
 
 ids alone       1e7 ratings, 100k users × 20k items, rank 32: ALS, with native BLAS where the JVM finds it, which the
                 table says; and cmfrec's ALS in one process on two threads, where it is installed
-attributes      1e6 ratings of setting S: Spark's FMRegressor, all rows in each iteration, on both sides' attributes
+attributes      1e5 ratings, attributes and rank as in setting S: Spark's FMRegressor, all rows in each iteration
+                (with all 1e6 of S an iteration takes minutes)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +36,7 @@ from nimc_spark.kernels.statistics import LossGradient
 from nimc_spark.studies.peers import installed
 
 _IDS = Setting(10_000_000, 100_000, 20_000, 0, 0, 32)
+_SOME = replace(S, ratings=100_000)
 _SHORT, _LONG = 1, 3
 _THREADS = 2
 
@@ -59,17 +62,17 @@ def _ids_alone(spark: SparkSession) -> list[Row]:
 
 def _attributes(spark: SparkSession) -> list[Row]:
     with TemporaryDirectory() as folder:
-        write(S, Path(folder))
-        passes = _passes(spark, S, Path(folder))
+        write(_SOME, Path(folder))
+        passes = _passes(spark, _SOME, Path(folder))
         joined = spark.read.parquet(f"{folder}/ratings")
         for side, name in (("users", "user"), ("items", "item")):
             vectors = array_to_vector(F.col("values")).alias(side)
             joined = joined.join(spark.read.parquet(f"{folder}/{side}").select(F.col("id").alias(name), vectors), name)
         assembled = VectorAssembler(inputCols=["users", "items"], outputCol="features").transform(joined)
-        with held(assembled.select("features", "rating")) as ratings:
+        with held(assembled.select("features", "rating").repartition(_THREADS)) as ratings:
             ratings.count()
             iterations = _iterations(partial(_machine, ratings))
-    return _rows("FMRegressor", iterations, passes, f"1e6, rank {S.rank}", "", "Spark's factorization machine")
+    return _rows("FMRegressor", iterations, passes, f"1e5, rank {S.rank}", "", "Spark's factorization machine")
 
 
 def _passes(spark: SparkSession, setting: Setting, folder: Path) -> list[float]:

@@ -44,7 +44,7 @@ from nimc_spark.reports.page import html_page
 
 LOGGER = logging.getLogger("nimc")
 # What a context may have for the result line, also of a run that fails.
-_KNOWN = ("overrides", "quarantine_reasons", "samples", "gates", "warnings")
+_KNOWN = ("overrides", "quarantine_reasons", "samples", "gates", "warnings", "stages")
 # Counts of what readers see.
 _PUBLISHED = ("recommendations", "predictions")
 
@@ -220,7 +220,7 @@ def run_job(name: str, argv: Sequence[str], body: Body, description: str, *, rec
         status = "failed"
         report_failure(error)
         if context is not None:
-            result = Result(context.counts, context.metrics, {}, context.table_versions, {"stages": context.stages})
+            result = Result(context.counts, context.metrics, {}, context.table_versions)
     line = _line(name, status, context, time.perf_counter() - begun, result, error)
     # What fails before it reaches the lake leaves nothing there.
     if recorded and context is not None and status != "dry run" and "lake" in context.__dict__:
@@ -375,7 +375,7 @@ def _reported(context: Context, line: Mapping[str, Any]) -> dict[str, str]:
         "code": f"nimc-spark {__version__}",
     }
     try:
-        page = run_page({**line, "stages": context.stages}, {k: v for k, v in facts.items() if v}, _losses(context))
+        page = run_page(line, {k: v for k, v in facts.items() if v}, _losses(context))
         write_folder(folder, {"report.html": html_page(page).encode()}, overwrite=False)
     except Exception as error:
         context.log.warning("the report of this run could not be written to %s: %s", folder, _first_line(error))

@@ -51,8 +51,7 @@ def body(context: Context) -> Result:
     if context.entry is not None:
         with context.stage("promote"):
             context.registry.give("production", context.entry)
-    extra = {**night.extra, "stages": context.stages}
-    return Result(context.counts, metrics, night.paths, context.table_versions, extra)
+    return Result(context.counts, metrics, night.paths, context.table_versions, night.extra)
 
 
 def main(argv: Sequence[str]) -> int:

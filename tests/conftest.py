@@ -28,7 +28,7 @@ TEST_SETTINGS = {
     "spark.sql.maxPlanStringLength": "100",
     # Tests run short queries, each once: the optimizing JIT costs more than it gives back. Without it the JVM keeps 48
     # MB of compiled code, which generated classes fill within a minute: then nothing is compiled any more.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m -XX:+UseParallelGC",
 }
 
 

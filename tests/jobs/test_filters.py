@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from jobs import predict, score
 from nimc_spark.io.tables import Lake
 from tests.jobs.conftest import Night
-from tests.jobs.tiny import RUN_DATE, USER_SCHEMA, Workplace
+from tests.jobs.tiny import ITEMS, RUN_DATE, UNRATED_ITEM, USER_SCHEMA, K, Workplace
 
+TOMORROW = "2025-01-07"
 ITEM_DAYS = "iid LONG, since DATE, until DATE"
+EVERYTHING = {*range(ITEMS), UNRATED_ITEM}
 PAIRS = "uid STRING, iid LONG"
 
 
@@ -24,23 +26,27 @@ def place(night: Night, tmp_path: Path) -> Workplace:
     return night.copied(tmp_path)
 
 
-def lists(spark: SparkSession, place: Workplace, table: str = "recommendations") -> dict[str, list[int]]:
+def lists(
+    spark: SparkSession, place: Workplace, table: str = "recommendations", run_date: str = RUN_DATE
+) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for row in Lake(spark, str(place.lake)).read(table).orderBy("user_id", "rank").collect():
+    rows = Lake(spark, str(place.lake)).read(table).where(F.col("run_date") == run_date)
+    for row in rows.orderBy("user_id", "rank").collect():
         found.setdefault(row["user_id"], []).append(row["item_id"])
     return found
 
 
-def without(items: Iterable[int], denied: set[int], k: int) -> list[int]:
-    return [item for item in items if item not in denied][:k]
+def seen_items(spark: SparkSession, place: Workplace) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for row in Lake(spark, str(place.lake)).read("ratings").collect():
+        found.setdefault(row["user_id"], set()).add(row["item_id"])
+    return found
 
 
 def test_filters_hold_by_date_and_nothing_else_changes(place: Workplace, spark: SparkSession) -> None:
-    assert RUN_DATE == "2025-01-06"
-    wide = {"score": {"k": 30, "exclude_seen": False}}
-    place.run(score.main, **wide).done()
+    """And another date stands beside the first."""
     before = lists(spark, place)
-    deny = "iid,since,until\n1,,\n2,2025-01-06,\n3,2025-01-07,\n4,,2025-01-06\n5,,2025-01-07\n777,,\n,,\nx,,\n"
+    deny = "iid,since,until\n1,,\n2,2025-01-07,\n3,2025-01-08,\n4,,2025-01-07\n5,,2025-01-08\n777,,\n,,\nx,,\n"
     pairs = "iid,uid\n6,u01\n7,u01\n8,u02\n9,nobody\n"
     filters = {
         "deny": [
@@ -48,14 +54,22 @@ def test_filters_hold_by_date_and_nothing_else_changes(place: Workplace, spark: 
             place.csv("pairs.csv", pairs, PAIRS),
         ]
     }
-    line = place.run(score.main, filters=filters, score={"k": 10, "exclude_seen": False}).done()
+    line = place.run(score.main, "--run-date", TOMORROW, filters=filters).done()
     assert {key: line["counts"][f"deny_1_{key}"] for key in ("in", "used", "quarantined", "in_force")} == {
         **{"in": 8, "used": 6, "quarantined": 2, "in_force": 4}
     }
+    after = lists(spark, place, run_date=TOMORROW)
+    assert lists(spark, place) == before
+    assert set(after) == set(before)
+    seen = seen_items(spark, place)
     of_user = {"u01": {6, 7}, "u02": {8}}
-    assert lists(spark, place) == {
-        user: without(items, {1, 2, 5} | of_user.get(user, set()), 10) for user, items in before.items()
-    }
+    for user, items in before.items():
+        denied = {1, 2, 5} | of_user.get(user, set())
+        kept = [item for item in items if item not in denied]
+        # What stays keeps its order; the next best come after it, until the list is full or nothing is left.
+        assert after[user][: len(kept)] == kept
+        assert not denied & set(after[user])
+        assert len(after[user]) == min(K, len(EVERYTHING - denied - seen.get(user, set())))
     kept = Lake(spark, str(place.lake)).read("quarantine").where("table = 'filters.deny_1'").collect()
     assert Counter(row["reason"] for row in kept) == {"null item_id": 1, "unparseable row": 1}
 

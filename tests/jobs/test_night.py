@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from jobs import evaluate, prepare, score, train
 from jobs._config import load_config
@@ -238,21 +237,3 @@ def test_what_was_measured_before_publishing_is_in_the_line(night: Night) -> Non
     assert (gates["faulty_lists"]["value"], gates["users_without_list"]["value"]) == (0, 0)
     # There was no model to compare with.
     assert gates["rmse_rise"]["value"] is None
-
-
-def test_another_date_stands_beside_the_first(night: Night, spark: SparkSession, tmp_path: Path) -> None:
-    place = night.copied(tmp_path)
-    lake = Lake(spark, str(place.lake))
-    first = rows(lake.read("recommendations"), *LISTS)
-    line = place.run(score.main, "--run-date", "2025-01-07", "--set", "score.exclude_seen=false").done()
-    assert line["counts"] == {
-        "users_scored": len(EVERYONE),
-        "recommendations": K * len(EVERYONE),
-        "users_with_short_lists": 0,
-        "recommendations_missing": 0,
-    }
-    both = lake.read("recommendations")
-    assert rows(both.where(F.col("run_date") == RUN_DATE), *LISTS) == first
-    tomorrow = both.where(F.col("run_date") == "2025-01-07")
-    assert tomorrow.join(lake.read("ratings"), ["user_id", "item_id"], "semi").count() > 0
-    assert tomorrow.groupBy("user_id").count().where(F.col("count") != K).isEmpty()

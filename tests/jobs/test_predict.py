@@ -87,7 +87,12 @@ def test_every_pair_gets_a_score(place: Workplace, spark: SparkSession) -> None:
         ("nobody", 12345, "baseline"): 1,
     }
     assert all(math.isfinite(row["score"]) and row["model_version"] == 1 for row in rows)
-    # Lists go into the same table as pairs.
+
+
+@pytest.mark.soak
+def test_lists_go_into_the_same_table_as_pairs(place: Workplace, spark: SparkSession) -> None:
+    pairs = place.csv("pairs.csv", "uid,iid\nu01,1\n", "uid STRING, iid LONG")
+    assert place.run(main, predict={"pairs": pairs}).done()["counts"]["predictions"] == 1
     new = place.csv("new.csv", "uid,age,gender\nnew1,25,F\n", USER_SCHEMA)
     place.run(main, predict={"users": new, "k": 2}).done()
     assert [row["rank"] for row in Lake(spark, str(place.lake)).read("predictions").orderBy("rank").collect()] == [1, 2]

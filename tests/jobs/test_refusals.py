@@ -167,6 +167,7 @@ def test_an_attribute_of_another_type_than_the_lakes(kept: Workplace) -> None:
     assert kept.run(predict.main, predict={"users": users, "pairs": pairs}).done()["counts"]["predictions"] == 2
 
 
+@pytest.mark.soak
 def test_earlier_lists_of_other_types(night: Night, spark: SparkSession, tmp_path: Path) -> None:
     place = night.copied(tmp_path)
     lake = Lake(spark, str(place.lake))

@@ -26,6 +26,7 @@ def test_exit_2_for_a_wrong_config(tmp_path: Path) -> None:
     assert not place.lake.exists()
 
 
+@pytest.mark.soak
 def test_exit_3_for_a_missing_file(tmp_path: Path) -> None:
     place = tiny(tmp_path)
     place.config["sources"]["ratings"]["path"] = str(tmp_path / "none.csv")

@@ -52,7 +52,9 @@ def test_replacing_a_part_leaves_the_rest_and_old_versions(lake: Lake) -> None:
     assert len(reasons(lake)) == 2
 
 
-@pytest.mark.parametrize("before", ["nothing", "a table", "a folder without a commit"])
+@pytest.mark.parametrize(
+    "before", [pytest.param("nothing", marks=pytest.mark.soak), "a table", "a folder without a commit"]
+)
 def test_a_column_of_times_without_a_zone_may_come_later(lake: Lake, before: str) -> None:
     if before == "a table":
         lake.write("users", lake.spark.sql("SELECT 1 AS user_id"))

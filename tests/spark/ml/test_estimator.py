@@ -81,12 +81,11 @@ def test_the_trained_model_has_the_same_bits_for_any_partitioning(spark: SparkSe
     before = persisted(spark)
     estimator = NIMC(rank=3, activation="tanh", baseline=["global", "item", "user"], maxIter=4, ratingsPerLane=40)
     estimator.setItems(toy.items)
-    models = [estimator.fit(toy.train.repartition(n)) for n in (1, 2, 3, 8)]
+    models = [estimator.fit(toy.train.repartition(n)) for n in (1, 3)]
     assert models[0].summary.lanes > 2
     first = numbers_of(models[0])
     scores = rows_of(models[0].transform(toy.test))
-    for model in models[1:]:
-        assert numbers_of(model) == first
+    assert numbers_of(models[1]) == first
     assert rows_of(models[-1].transform(toy.test.repartition(5))) == scores
     assert persisted(spark) == before
 
@@ -239,6 +238,7 @@ def test_features_whose_squares_overflow_are_named(toy: Toy) -> None:
         NIMC(**BRIEF, dtype="float64").setItems(wild).fit(toy.train)
 
 
+@pytest.mark.soak
 def test_the_scale_of_weights_is_that_of_the_penalty(toy: Toy) -> None:
     """Weights 4 w, and λ √4 as large: a loss 4 times as large at every pass, from the same start."""
     heavy = toy.train.withColumn("w", F.lit(4.0))
@@ -325,6 +325,7 @@ def test_unusable_attributes_when_scoring(spark: SparkSession, toy: Toy, feature
         feature_model.transform(toy.test.select("user"))
 
 
+@pytest.mark.soak
 def test_tables_by_path_and_by_name(spark: SparkSession, toy: Toy, feature_model: NIMCModel, tmp_path: Path) -> None:
     toy.users.write.format("delta").save(f"{tmp_path}/users")
     toy.items.write.format("delta").saveAsTable("nimc_test_items")

@@ -101,6 +101,7 @@ def test_a_loaded_model_scores_the_same_bits_from_the_same_context(toy: Toy, mod
     assert rows_of(loaded.transform(toy.test)) == rows_of(model.transform(toy.test))
 
 
+@pytest.mark.soak
 def test_who_rated_after_the_training_is_as_a_twin_who_rated_before(spark: SparkSession, toy: Toy) -> None:
     """Without ids, all that the model knows of a user is the history."""
     model = estimator(toy, userFeatures=[EQUAL, RESIDUALS]).fit(toy.train)

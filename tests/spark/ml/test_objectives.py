@@ -132,6 +132,7 @@ def test_a_model_of_positives_that_tells_no_pair_from_another_is_collapsed(one_c
     assert model.summary.collapsed
 
 
+@pytest.mark.soak
 def test_columns_of_any_name_can_be_evaluated(toy: Toy) -> None:
     names = {"userCol": "item_known", "itemCol": "rest", "ratingCol": "stars", "predictionCol": "rating"}
     renamed = {"user": "item_known", "item": "rest", "rating": "stars"}

@@ -23,7 +23,7 @@ HISTORY = {"kind": "history"}
 @pytest.mark.parametrize(
     ("users", "items", "settings"),
     [
-        (None, None, {}),
+        pytest.param(None, None, {}, marks=pytest.mark.soak),
         ([{"kind": "passthrough", "column": "features"}, HISTORY], ITEM_FEATURES, {"ratingsPerLane": 60}),
         ([{"kind": "id"}, HISTORY], [{"kind": "id"}, HISTORY], {"starts": 2, "dtype": "float64"}),
     ],

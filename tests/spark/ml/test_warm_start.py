@@ -36,6 +36,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-15, atol=0)
 
 
+@pytest.mark.soak
 def test_it_is_where_the_earlier_one_ended(toy: Toy, earlier: NIMCModel) -> None:
     ratings = toy.train.where("user < 15 and item != 3")
     nimc = NIMC(**SETTINGS, maxIter=1, userFeatures=[VECTOR, {"kind": "id"}, HISTORY], itemFeatures=[VECTOR])
