@@ -49,7 +49,7 @@ _SUITES: dict[str, tuple[str, Callable[[SparkSession], list[Row]]]] = {
 }
 
 # Twenty minutes together.
-_QUICK = ("passes", "scale", "curvature", "complement", "small", "batches", "topk", "nightly")
+_QUICK = ("passes", "scale", "curvature", "small", "topk", "nightly")
 
 # Over jobs/_conf: the optimizing JIT, since here queries run many times; stacks for the long lineages of ALS; and room
 # for 1e7 histories in every partition.

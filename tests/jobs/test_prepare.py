@@ -271,6 +271,7 @@ def test_spark_vectors_json_and_string_ids(case: Case) -> None:
     assert case.table("ratings") == [("a", 5000000000, 4.0)]
 
 
+@pytest.mark.soak
 def test_a_header_is_matched_by_name_or_skipped(case: Case) -> None:
     case.ratings("at;stars;extra;iid;uid\n100;5;x;10;1\n", sep=";")
     case.done()

@@ -23,6 +23,7 @@ def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
     return code, json.loads(last[0]) if last else {}, err.getvalue()
 
 
+@pytest.mark.soak
 def test_a_study_becomes_a_page_that_says_how_it_was_made(spark: SparkSession, tmp_path: Path) -> None:
     code, line, _ = run("hessian", "--quick", "--out", str(tmp_path / "pages"), "--seed", "2")
     assert (code, line["status"]) == (0, "done")

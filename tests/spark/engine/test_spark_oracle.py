@@ -54,7 +54,9 @@ def sums_of(oracle: PassOracle, model: Model) -> list[object]:
     return [bits(sums) for sums in oracle.answer(model, requests)]
 
 
-@pytest.mark.parametrize(("dtype", "inputs"), [("float32", (1, 8)), ("float64", (3,))])
+@pytest.mark.parametrize(
+    ("dtype", "inputs"), [("float32", (1, 8)), pytest.param("float64", (3,), marks=pytest.mark.soak)]
+)
 def test_the_same_bits_as_one_process_however_the_ratings_are_partitioned(
     spark: SparkSession, problem: RatingProblem, dtype: str, inputs: tuple[int, ...]
 ) -> None:
@@ -80,7 +82,7 @@ def placed_on(records: DataFrame, slots: int) -> DataFrame:
     return placed.sortWithinPartitions("lane", "kind", "item_part", "chunk").drop("slot")
 
 
-@pytest.mark.parametrize("slots", [1, 3, 7])
+@pytest.mark.parametrize("slots", [3, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 7))])
 def test_where_lanes_are_placed_does_not_matter(spark: SparkSession, blocks: BlockSet, slots: int) -> None:
     model = model_of(blocks, "float64")
     whole = placed_on(blocks.records.whole, slots)

@@ -58,7 +58,12 @@ SHUFFLED = replace(BOTH_CUT, shared=1999)
 
 @pytest.mark.parametrize(
     ("limits", "k"),
-    [(WHOLE, 1), (WHOLE, 31), (USERS_CUT, 4), (BOTH_CUT, 4), (BOTH_CUT, 40), (SHUFFLED, 5)],
+    [
+        (WHOLE, 31),
+        (BOTH_CUT, 4),
+        (SHUFFLED, 5),
+        *(pytest.param(*own, marks=pytest.mark.soak) for own in ((WHOLE, 1), (USERS_CUT, 4), (BOTH_CUT, 40))),
+    ],
 )
 def test_every_cut_gives_the_same_lists_and_bits(spark: SparkSession, limits: TileLimits, k: int) -> None:
     users, items, scores = random_tables(spark)
@@ -67,7 +72,9 @@ def test_every_cut_gives_the_same_lists_and_bits(spark: SparkSession, limits: Ti
     assert [row[:4] for row in collected(lists)] == expected(scores, k)
 
 
-@pytest.mark.parametrize("limits", [WHOLE, BOTH_CUT, SHUFFLED])
+@pytest.mark.parametrize(
+    "limits", [BOTH_CUT, *(pytest.param(own, marks=pytest.mark.soak) for own in (WHOLE, SHUFFLED))]
+)
 def test_exclusions_come_before_the_cut(spark: SparkSession, limits: TileLimits) -> None:
     users, items, scores = random_tables(spark)
     excluded = {(100 + i, j) for i in range(20) for j in range(31) if (i * j) % 3 == 0}

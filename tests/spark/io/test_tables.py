@@ -206,6 +206,7 @@ def test_the_registry_resolves_versions_and_aliases(lake: Lake) -> None:
         registry.resolve(5)
 
 
+@pytest.mark.soak
 def test_two_at_once_never_get_one_version_number(lake: Lake) -> None:
     Registry(lake, "m").register(Registry(lake, "m").new_path())
 

@@ -90,6 +90,7 @@ def test_any_partitioning_gives_the_same_bits_and_nothing_is_kept(
     assert persisted(spark) == before
 
 
+@pytest.mark.soak
 def test_a_loaded_model_scores_the_same_bits_from_the_same_context(toy: Toy, model: NIMCModel, tmp_path: Path) -> None:
     model.save(str(tmp_path / "model"))
     loaded = NIMCModel.load(str(tmp_path / "model")).setItems(toy.items)

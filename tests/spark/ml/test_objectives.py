@@ -167,6 +167,7 @@ def test_scores_of_averaged_starts_are_their_mean(toy: Toy, tmp_path: Path) -> N
         certificate(together, toy.train)
 
 
+@pytest.mark.soak
 def test_solvers_agree_on_ids_alone(toy: Toy) -> None:
     losses = {}
     for name in ("lm", "gncg"):
