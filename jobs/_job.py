@@ -67,8 +67,8 @@ class Context:
     `table_versions` are those that this run has written: its later stages read them, whoever writes meanwhile.
     `models` are those that it has loaded; what is entered into `kept`, such as their factors, stays until its end.
     `entry` is the model that it trained or chose, for its later stages. `counts`, `quarantine_reasons`, `metrics`,
-    `gates`, `warnings` and `samples` are what is known so far, also for a run that fails. `overrides` are those of the
-    command line.
+    `gates`, `warnings`, `samples` and `stages` are what is known so far, also for a run that fails. `overrides` are
+    those of the command line.
     """
 
     job: str

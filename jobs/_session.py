@@ -13,6 +13,7 @@ from jobs._settings import (
     check_java,
     check_versions,
     default_settings,
+    driver_java_options,
     find_java,
     is_local,
     launch_environment,
@@ -65,7 +66,8 @@ def _own_settings(delta: bool, extra: Mapping[str, str]) -> dict[str, str]:
     os.environ.update(launch_environment(os.environ))
     jars = local_jars() if delta else []
     master = extra.get("spark.master") or os.environ.get("MASTER") or "local[*]"
-    settings = default_settings(delta=bool(jars), local=is_local(master))
+    java_options = driver_java_options(os.environ, {})
+    settings = default_settings(delta=bool(jars), local=is_local(master), java_options=java_options)
     if jars:
         settings["spark.jars"] = ",".join(str(jar) for jar in jars)
     return settings

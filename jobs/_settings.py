@@ -29,6 +29,9 @@ DRIVER_MEMORY = "4g"
 ON_TERMINAL = "NIMC_TERMINAL"
 """Set to 1 by who starts spark-submit on a terminal: a job cannot see it, since its output goes through a pipe."""
 
+_DRIVER_OPTIONS = "spark.driver.extraJavaOptions"
+_COLLECTOR = re.compile(r"-XX:\+Use\w+GC\b")
+
 JAVA_HELP = (
     "install a full Java 17 or newer (Debian/Ubuntu: apt-get install openjdk-17-jre-headless; "
     "macOS: brew install openjdk@17; conda: conda install openjdk=17) and set JAVA_HOME or PATH"
@@ -72,14 +75,28 @@ def is_local(master: str) -> bool:
     return re.fullmatch(r"local(\[.*\])?", master) is not None
 
 
-def default_settings(*, delta: bool, local: bool) -> dict[str, str]:
-    """Settings of `jobs/_conf`, with those that need Delta on the class path, and those for one machine."""
+def default_settings(*, delta: bool, local: bool, java_options: str = "") -> dict[str, str]:
+    """Settings of `jobs/_conf`, with those that need Delta on the class path, and those for one machine.
+
+    A garbage collector that `java_options` chooses for the driver's JVM takes the place of ours, since with two it does
+    not start.
+    """
     settings = read_settings(CONF / "defaults.conf")
     if delta:
         settings |= read_settings(CONF / "delta.conf")
     if local:
         settings |= read_settings(CONF / "local.conf")
+        if _COLLECTOR.search(java_options):
+            settings[_DRIVER_OPTIONS] = _COLLECTOR.sub("", settings[_DRIVER_OPTIONS]).strip()
     return settings
+
+
+def driver_java_options(environment: Mapping[str, str], settings: Mapping[str, str]) -> str:
+    """What the driver's JVM is given beside `spark.driver.extraJavaOptions`."""
+    variables = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
+    return " ".join(
+        [*(environment.get(name, "") for name in variables), settings.get("spark.driver.defaultJavaOptions", "")]
+    )
 
 
 def check_versions(pyspark_version: str, delta_version: str | None) -> None:

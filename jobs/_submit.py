@@ -19,6 +19,7 @@ from jobs._settings import (
     ROOT,
     check_java,
     default_settings,
+    driver_java_options,
     find_java,
     is_local,
     launch_environment,
@@ -153,7 +154,10 @@ def command(argv: Sequence[str], environment: Mapping[str, str] = os.environ) ->
     jars = [] if brings_delta else local_jars()
     local = is_local(theirs.get("spark.master") or environment.get("MASTER") or "local[*]")
     line = [str(home / "bin" / "spark-submit")]
-    for key, value in default_settings(delta=brings_delta or bool(jars), local=local).items():
+    java_options = driver_java_options(environment, theirs)
+    for key, value in default_settings(
+        delta=brings_delta or bool(jars), local=local, java_options=java_options
+    ).items():
         if key not in theirs:
             line += ["--conf", f"{key}={value}"]
     line += options

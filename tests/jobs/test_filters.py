@@ -44,7 +44,7 @@ def seen_items(spark: SparkSession, place: Workplace) -> dict[str, set[int]]:
 
 
 def test_filters_hold_by_date_and_nothing_else_changes(place: Workplace, spark: SparkSession) -> None:
-    """And another date stands beside the first."""
+    """Also not the lists of the date before."""
     before = lists(spark, place)
     deny = "iid,since,until\n1,,\n2,2025-01-07,\n3,2025-01-08,\n4,,2025-01-07\n5,,2025-01-08\n777,,\n,,\nx,,\n"
     pairs = "iid,uid\n6,u01\n7,u01\n8,u02\n9,nobody\n"
@@ -66,7 +66,7 @@ def test_filters_hold_by_date_and_nothing_else_changes(place: Workplace, spark: 
     for user, items in before.items():
         denied = {1, 2, 5} | of_user.get(user, set())
         kept = [item for item in items if item not in denied]
-        # What stays keeps its order; the next best come after it, until the list is full or nothing is left.
+        # What stays keeps its order and is filled up as far as there are items; test_topk.py holds what comes next.
         assert after[user][: len(kept)] == kept
         assert not denied & set(after[user])
         assert len(after[user]) == min(K, len(EVERYTHING - denied - seen.get(user, set())))

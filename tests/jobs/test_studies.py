@@ -72,7 +72,6 @@ def test_the_certificate_of_a_night_s_model(
     assert "the model was trained with" in refused
 
 
-@pytest.mark.soak
 def test_the_plan_of_a_night_s_training(night: Night, tmp_path: Path) -> None:
     line = night.copied(tmp_path).run(plan.main).done()
     figures, counts = line["metrics"], night.outcome.line["counts"]

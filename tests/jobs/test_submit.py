@@ -1,4 +1,4 @@
-"""Real processes: one spark-submit for each exit code (0 is the night's), and what needs no Spark at all."""
+"""Real processes: one spark-submit an exit code (0 is the night's; 3 and 5 in the soak), and what needs no Spark."""
 
 from __future__ import annotations
 

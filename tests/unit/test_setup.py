@@ -57,6 +57,17 @@ def test_command_for_local_spark(spark_home: Path, jars: list[Path]) -> None:
     assert "--py-files" not in line
 
 
+@pytest.mark.parametrize("where", ["JAVA_TOOL_OPTIONS", "SPARK_SUBMIT_OPTS", "spark-defaults.conf"])
+def test_a_collector_of_the_users_takes_the_place_of_ours(spark_home: Path, jars: list[Path], where: str) -> None:
+    ours = "spark.driver.extraJavaOptions=-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
+    assert f"{ours} -XX:+UseParallelGC" in build(spark_home, "prepare", JAVA_TOOL_OPTIONS="-Xss16m")
+    environment = {where: "-Da=b -XX:+UseG1GC"}
+    if where == "spark-defaults.conf":
+        environment = {}
+        (spark_home / "conf" / where).write_text("spark.driver.defaultJavaOptions -XX:+UseG1GC\n")
+    assert ours in build(spark_home, "prepare", **environment)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "presets").glob("*.conf")), ids=lambda path: path.stem)
 def test_the_presets_are_settings_of_spark(path: Path, spark_home: Path, jars: list[Path]) -> None:
     settings = read_settings(path)

@@ -58,7 +58,6 @@ def test_lists_are_ordered_by_scores_and_give_them_as_transform_does(toy: Toy, i
     assert found.items() <= {(u, i): min(max(s, 2.5), 3.5) for u, entries in wanted.items() for i, s in entries}.items()
 
 
-@pytest.mark.soak
 def test_subsets_bring_new_users_and_lose_nobody(
     spark: SparkSession, feature_model: NIMCModel, scores: dict[tuple[int, int], float]
 ) -> None:

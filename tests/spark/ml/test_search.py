@@ -187,7 +187,6 @@ def test_multiples_are_finite_factors(times: object) -> None:
         Multiples(times)  # type: ignore[arg-type]
 
 
-@pytest.mark.soak
 def test_no_trial_begins_beyond_the_budget(toy: Toy) -> None:
     training, validation = toy.train.where("user % 3 > 0"), toy.train.where("user % 3 = 0")
     found = search(

@@ -47,10 +47,15 @@ def undisturbed(toy: Toy) -> NIMCModel:
     return estimator(toy, Path()).setStateDir(None).fit(toy.train)
 
 
-def test_it_goes_on_to_the_same_bits(toy: Toy, undisturbed: NIMCModel, tmp_path: Path) -> None:
+def test_it_goes_on_to_the_same_bits(
+    toy: Toy, undisturbed: NIMCModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     seen: list[int] = []
     interrupt(estimator(toy, tmp_path), toy, 5)
-    model = estimator(toy, tmp_path).setOnPass(lambda record: seen.append(record.number)).fit(toy.train)
+    assert len(list(tmp_path.iterdir())) == 1
+    with caplog.at_level(logging.INFO):
+        model = estimator(toy, tmp_path).setOnPass(lambda record: seen.append(record.number)).fit(toy.train)
+    assert "training goes on after pass 5" in caplog.text
     assert bits(model) == bits(undisturbed)
     assert replace(model.summary, seconds=0.0) == replace(undisturbed.summary, seconds=0.0)
     assert seen == list(range(1, PASSES + 1))
@@ -60,7 +65,9 @@ def test_it_goes_on_to_the_same_bits(toy: Toy, undisturbed: NIMCModel, tmp_path:
 
 
 @pytest.mark.soak
-def test_a_state_with_a_wrong_bit_is_left_aside(toy: Toy, undisturbed: NIMCModel, tmp_path: Path) -> None:
+def test_a_state_with_a_wrong_bit_is_left_aside(
+    toy: Toy, undisturbed: NIMCModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for after in (4, 7):
         interrupt(estimator(toy, tmp_path), toy, after)
     (state,) = tmp_path.iterdir()
@@ -68,6 +75,7 @@ def test_a_state_with_a_wrong_bit_is_left_aside(toy: Toy, undisturbed: NIMCModel
     damaged[len(damaged) // 2] ^= 4
     state.write_bytes(damaged)
     assert bits(estimator(toy, tmp_path).fit(toy.train)) == bits(undisturbed)
+    assert "is damaged and left aside" in caplog.text
 
 
 @pytest.mark.soak
