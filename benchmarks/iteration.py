@@ -5,7 +5,7 @@
 ids alone       1e7 ratings, 100k users × 20k items, rank 32: ALS, with native BLAS where the JVM finds it, which the
                 table says; and cmfrec's ALS in one process on two threads, where it is installed
 attributes      1e5 ratings, attributes and rank as in setting S: Spark's FMRegressor, all rows in each iteration
-                (with all 1e6 of S an iteration takes minutes)
+                (one over all 1e6 of S took more than a minute on one core)
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _attributes(spark: SparkSession) -> list[Row]:
         with held(assembled.select("features", "rating").repartition(_THREADS)) as ratings:
             ratings.count()
             iterations = _iterations(partial(_machine, ratings))
-    return _rows("FMRegressor", iterations, passes, f"1e5, rank {S.rank}", "", "Spark's factorization machine")
+    return _rows("FMRegressor", iterations, passes, f"1e5, rank {_SOME.rank}", "", "Spark's factorization machine")
 
 
 def _passes(spark: SparkSession, setting: Setting, folder: Path) -> list[float]:
@@ -111,4 +111,4 @@ def _cmfrec(ratings: pd.DataFrame, iterations: int) -> None:
 
 def _machine(ratings: DataFrame, iterations: int) -> None:
     # No tolerance: as many iterations as are asked for.
-    FMRegressor(labelCol="rating", factorSize=S.rank, maxIter=iterations, tol=0.0, solver="gd", seed=1).fit(ratings)
+    FMRegressor(labelCol="rating", factorSize=_SOME.rank, maxIter=iterations, tol=0.0, solver="gd", seed=1).fit(ratings)

@@ -70,8 +70,8 @@ def test_filters_hold_by_date_and_nothing_else_changes(place: Workplace, spark: 
         assert after[user][: len(kept)] == kept
         assert not denied & set(after[user])
         assert len(after[user]) == min(K, len(EVERYTHING - denied - seen.get(user, set())))
-    kept = Lake(spark, str(place.lake)).read("quarantine").where("table = 'filters.deny_1'").collect()
-    assert Counter(row["reason"] for row in kept) == {"null item_id": 1, "unparseable row": 1}
+    rejected = Lake(spark, str(place.lake)).read("quarantine").where("table = 'filters.deny_1'").collect()
+    assert Counter(row["reason"] for row in rejected) == {"null item_id": 1, "unparseable row": 1}
 
 
 @pytest.mark.soak

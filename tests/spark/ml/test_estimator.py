@@ -81,12 +81,10 @@ def test_the_trained_model_has_the_same_bits_for_any_partitioning(spark: SparkSe
     before = persisted(spark)
     estimator = NIMC(rank=3, activation="tanh", baseline=["global", "item", "user"], maxIter=4, ratingsPerLane=40)
     estimator.setItems(toy.items)
-    models = [estimator.fit(toy.train.repartition(n)) for n in (1, 3)]
-    assert models[0].summary.lanes > 2
-    first = numbers_of(models[0])
-    scores = rows_of(models[0].transform(toy.test))
-    assert numbers_of(models[1]) == first
-    assert rows_of(models[-1].transform(toy.test.repartition(5))) == scores
+    one, other = (estimator.fit(toy.train.repartition(n)) for n in (1, 3))
+    assert one.summary.lanes > 2
+    assert numbers_of(other) == numbers_of(one)
+    assert rows_of(other.transform(toy.test.repartition(5))) == rows_of(one.transform(toy.test))
     assert persisted(spark) == before
 
 
